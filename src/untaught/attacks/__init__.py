@@ -1,0 +1,1 @@
+"""Shelf: what a downloader does to the weights. One file a component; the file is its name."""

@@ -1,0 +1,1 @@
+"""Digests of weights, data and settings."""

@@ -1,0 +1,31 @@
+"""The words: nine nouns and the contracts. Imports nothing from the other rooms, and no torch."""
+
+from .budget import Budget, Spent
+from .contracts import METHOD, Evaluation, Filter, Intervention, Loss, Rig, Role, Scorer, Shelf
+from .errors import ExitCode, UserError, suggest
+from .record import Record
+from .settings import Settings
+from .statistics import Summary, summarise
+from .subject import Corpus, Subject, Wrap
+from .tables import (
+    FINDINGS,
+    MARKS,
+    Document,
+    Documents,
+    Finding,
+    Findings,
+    Mark,
+    Marks,
+    Mask,
+    documents,
+    findings,
+    marks,
+    require,
+)
+
+__all__ = [
+    "FINDINGS", "MARKS", "METHOD", "Budget", "Corpus", "Document", "Documents", "Evaluation", "ExitCode", "Filter",
+    "Finding", "Findings", "Intervention", "Loss", "Mark", "Marks", "Mask", "Record", "Rig", "Role", "Scorer",
+    "Settings", "Shelf", "Spent", "Subject", "Summary", "UserError", "Wrap", "documents", "findings", "marks",
+    "require", "suggest", "summarise",
+]  # fmt: skip

@@ -1,0 +1,102 @@
+"""The contracts of the five shelves. A component owes nothing else: no base class but `Settings`, no registration.
+
+Every component is one file on its shelf: one frozen settings class named after the file, and the method below. It
+never changes what it was given, draws randomness only from the rig, removes its hooks, and asks the model only
+through `engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from .budget import Budget, Spent
+from .subject import Corpus, Subject
+from .tables import Documents, Findings, Marks, Mask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from torch import Tensor
+
+Role = Literal["hazard", "benign"]
+"""What a high score means: dangerous knowledge is there, or ordinary ability is."""
+
+
+class Scorer(Protocol):
+    """A fitted filter: small, frozen, and the same for any batching of the same documents."""
+
+    def measure(self, batch: Documents) -> Findings:
+        """The dear half. Pure; one finding a document; larger = more reason to drop."""
+        ...
+
+    def keep(self, findings: Findings) -> Mask:
+        """The cheap half: a threshold, so that moving it re-reads a column and not the corpus."""
+        ...
+
+
+class Filter(Protocol):
+    """Texts or examples in, findings out. `fit` sees a labelled pool; a filter that needs none returns itself."""
+
+    def fit(self, pool: Corpus, rig: Rig) -> Scorer: ...
+
+
+class Intervention(Protocol):
+    """Training, unlearning and attacks alike: a subject goes in, a new subject comes out, a budget is spent."""
+
+    def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject: ...
+
+
+class Evaluation(Protocol):
+    """A subject and a table of items in, one mark for each item and metric out.
+
+    It does not average, plot or choose a threshold: `core.summarise` does that for all of them.
+    """
+
+    def grade(self, subject: Subject, items: pa.Table) -> Marks: ...
+
+
+Loss = Callable[..., "dict[str, Tensor]"]
+"""Called with a step's batches; returns named terms, whose sum is descended."""
+
+
+class Rig(Protocol):
+    """What an intervention is handed: seeded randomness, a spending meter, the training loop."""
+
+    budget: Budget
+    spent: Spent
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Randomness for one purpose, the same for the same study seed, component and purpose."""
+        ...
+
+    def random(self, purpose: str) -> np.random.Generator:
+        """The same for code without torch."""
+        ...
+
+    def donor(self) -> Subject:
+        """The other arm that the component's setting `donor` names."""
+        ...
+
+    def tune(
+        self, subject: Subject, loss: Loss, batches: Iterable[Any], *, train: Iterable[str] | None = None, **how: Any
+    ) -> Subject:
+        """Train a copy of the subject on named loss terms until the batches or the budget end."""
+        ...
+
+    def log(self, **numbers: float) -> None:
+        """Numbers worth keeping; they go to the step's record."""
+        ...
+
+
+Shelf = Literal["filters", "training", "unlearning", "attacks", "evaluations"]
+METHOD: dict[str, str] = {
+    "filters": "fit",
+    "training": "apply",
+    "unlearning": "apply",
+    "attacks": "apply",
+    "evaluations": "grade",
+}
+"""The shelves, and the one method that a component on each must have."""

@@ -1,0 +1,63 @@
+"""The two things an intervention is handed besides its rig: a subject and a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from .errors import UserError
+from .settings import Settings
+from .tables import Documents, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Wrap(Settings):
+    """What stands around every prompt. A prompt-side attack returns the same weights with another wrap."""
+
+    before: str = ""
+    """Text put before the prompt."""
+    after: str = ""
+    """Text put after the prompt, before the answer."""
+
+    def around(self, prompt: str) -> str:
+        """The prompt as the model is to see it."""
+        return f"{self.before}{prompt}{self.after}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Weights, tokenizer, and whatever wraps the prompt. Interventions return a new one and leave the old alone."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    wrap: Wrap = field(default_factory=Wrap)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Hazard and benign text. The literature's *forget set* and *retain set* are these two."""
+
+    hazard: Documents
+    benign: Documents
+
+    def need(self, *sides: str) -> Corpus:
+        """This corpus, or a `UserError` when a side that the caller needs has no text.
+
+        >>> from untaught.core import Document, documents
+        >>> Corpus(documents([Document("a", "x")]), documents([])).need("hazard", "benign")
+        Traceback (most recent call last):
+        untaught.core.errors.UserError: the corpus has no benign documents. Give some benign text.
+        """
+        for side in sides:
+            if require(getattr(self, side), ["id", "text"], f"the {side} text").num_rows == 0:
+                raise UserError(f"the corpus has no {side} documents. Give some {side} text.")
+        return self
+
+    def everything(self) -> Documents:
+        """All documents, hazard first, with the columns both sides have."""
+        shared = [name for name in self.hazard.column_names if name in self.benign.column_names]
+        return pa.concat_tables([self.hazard.select(shared), self.benign.select(shared)])

@@ -1,0 +1,1 @@
+"""The machines: load, save, batch, hook, score, and the one training loop."""

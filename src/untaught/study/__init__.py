@@ -1,0 +1,1 @@
+"""Read a study file, plan it as steps, run or resume them, keep records."""
