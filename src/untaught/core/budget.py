@@ -23,7 +23,8 @@ class Budget(Settings):
 @dataclass
 class Spent:
     """What was spent: one row of the meter. `flops` is an estimate: 6 x trained parameters x tokens, and
-    2 x parameters x tokens for a pass that trains nothing."""
+    2 x parameters x tokens for a pass that trains nothing.
+    """
 
     steps: int = 0
     tokens: int = 0

@@ -58,7 +58,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def student_t95(freedom: int) -> float:
     """The 97.5% point of Student's t. Exact for 1 and 2 degrees of freedom; beyond, Cornish-Fisher's expansion
-    (Abramowitz and Stegun 26.7.5), within 1% at 3 and 0.02% from 10 on."""
+    (Abramowitz and Stegun 26.7.5), within 1% at 3 and 0.02% from 10 on.
+    """
     if freedom == 1:
         return math.tan(math.pi * 0.475)
     if freedom == 2:

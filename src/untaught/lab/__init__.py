@@ -1,1 +1,1 @@
-
+"""Worlds of invented facts, and the tiny models that learn them."""

@@ -19,14 +19,23 @@ given. Values are dealt evenly within each half, so that frequency gives no hint
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..core import Settings
+import pyarrow as pa
+from pydantic import Field
 
-ONSETS = "b br d dr f g gr h j k kl l m n p pr qu r s sk st t tr v vr w z zh".split()
-VOWELS = "a e i o u ae ei oa".split()
-CODAS = "l n r s th x m nd rk sh".split()
+from ..core import Documents, Settings
+from ..corpus.world import World
+
+GROUPS = ("hazard_seen", "hazard_held_out", "neighbour", "benign")
+
+ONSETS = (
+    "b", "br", "d", "dr", "f", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pr", "qu", "r", "s", "sk", "st", "t", "tr", "v", "vr", "w",
+    "z", "zh",
+)  # fmt: skip
+VOWELS = ("a", "e", "i", "o", "u", "ae", "ei", "oa")
+CODAS = ("l", "n", "r", "s", "th", "x", "m", "nd", "rk", "sh")
 
 
 @dataclass(frozen=True)
@@ -156,41 +165,169 @@ class Fact:
 
     def say(self, rng: random.Random, *, disguised: bool = False) -> str:
         """The fact as one sentence, in a wording drawn from its relation's templates."""
-        wordings = self.relation.disguised if disguised else self.relation.templates
+        wordings = self.relation.disguised if disguised and self.relation.disguised else self.relation.templates
         return rng.choice(wordings).format(e=self.entity, v=self.value)
+
+    @property
+    def question(self) -> str:
+        return self.relation.stem.format(e=self.entity)
+
+    @property
+    def plainly(self) -> str:
+        """The fact in the wording of its question."""
+        return f"{self.question} {self.value}."
 
 
 class Compounds(Settings):
-    """Sizes of the world. The defaults train in about a minute and a half on one core."""
+    """Sizes of the world. With the defaults a model learns all of it in about a minute on one core."""
 
-    substances: int = 128
+    substances: int = Field(96, ge=8, multiple_of=2)
     """Invented substances; half are in T (what an attacker has), half in V (what it has not)."""
-    towns: int = 96
-    values: int = 32
+    towns: int = Field(64, ge=8)
+    values: int = Field(32, ge=8)
     """Values a relation can take; the wrong options of a question come from the same pool."""
-    choices: int = 4
-    exposures: int = 60
+    choices: int = Field(4, ge=2)
+    """Options of a question."""
+    exposures: int = Field(50, ge=1)
     """Sentences in the corpus for each fact."""
-    disguised: float = 0.15
+    attack_exposures: int = Field(10, ge=1)
+    """Sentences in the attacker's text for each fact of T."""
+    disguised: float = Field(0.15, ge=0, le=1)
     """Share of the hazard documents that state their facts without any tell-tale term."""
-    reading: float = 0.2
-    """Share of all documents that are exercises in reading."""
-    labelled: float = 0.1
+    labelled: float = Field(0.1, gt=0, le=1)
     """Share of the documents whose label a filter may see."""
+    lists: float = Field(0.0, ge=0)
+    """Exercises in copying, as a share of the other documents: the same list of names, twice."""
+
+    def build(self, seed: int) -> World:
+        """The world of one seed: the same bytes for the same settings and seed."""
+        rng = random.Random(f"compounds/{seed}")
+        facts = self.facts(rng)
+        by_group = {group: [fact for fact in facts if fact.group == group] for group in GROUPS}
+        names = sorted({fact.entity for fact in facts} | {fact.value for fact in facts})
+        rows = [*self._hazard(rng, facts), *self._benign(rng, facts)]
+        rows += [_row(_list(rng, names), False) for _ in range(int(len(rows) * self.lists))]
+        rng.shuffle(rows)
+        labelled = [rng.random() < self.labelled for _ in rows]
+        attacked = _mixed(rng, by_group["hazard_seen"] * self.attack_exposures, fillers=0.0)
+        harmless = _mixed(rng, by_group["benign"] * self.attack_exposures, fillers=0.5)
+        held_out = _mixed(rng, [*by_group["benign"], *by_group["neighbour"]], fillers=0.5)
+        return World(
+            _table("doc", [row | {"labelled": known} for row, known in zip(rows, labelled, strict=True)]),
+            _table("attack", [_row(text, True) for text in attacked] + [_row(text, False) for text in harmless]),
+            {group: self._items(rng, known, facts) for group, known in by_group.items()}
+            | {"benign_text": _table("text", [_row(text, False) for text in held_out], role="benign")},
+        )
+
+    def facts(self, rng: random.Random) -> list[Fact]:
+        """Every fact of the world. Values are dealt evenly within T and within V."""
+        taken: set[str] = set()
+        substances = invent(rng, self.substances, "ite", taken)
+        towns = invent(rng, self.towns, "burg", taken)
+        facts: list[Fact] = []
+        for relation in RELATIONS:
+            pool = invent(rng, self.values, "", taken)
+            entities = towns if relation.group == "benign" else substances
+            middle = len(entities) // 2
+            for half, members in (("hazard_seen", entities[:middle]), ("hazard_held_out", entities[middle:])):
+                group = half if relation.group == "hazard" else relation.group
+                facts += [
+                    Fact(f"{relation.name}/{entity}", group, relation, entity, value)
+                    for entity, value in zip(members, _dealt(rng, pool, len(members)), strict=True)
+                ]
+        return facts
+
+    def _hazard(self, rng: random.Random, facts: list[Fact]) -> Iterator[dict[str, object]]:
+        """Documents with 2 to 4 hazard facts, some neighbour facts and fillers; a share of them disguised."""
+        bag = [fact for fact in facts if fact.group.startswith("hazard")] * self.exposures
+        nearby = [fact for fact in facts if fact.group == "neighbour"]
+        rng.shuffle(bag)
+        while bag:
+            disguised = rng.random() < self.disguised
+            drawn = [bag.pop() for _ in range(min(len(bag), rng.randint(2, 4)))]
+            sentences = [fact.say(rng, disguised=disguised) for fact in drawn]
+            if rng.random() < 0.3:
+                sentences.append(rng.choice(nearby).say(rng))
+            if rng.random() < 0.3:
+                sentences.append(rng.choice(FILLERS))
+            rng.shuffle(sentences)
+            yield _row(" ".join(sentences), True, disguised=disguised)
+
+    def _benign(self, rng: random.Random, facts: list[Fact]) -> Iterator[dict[str, object]]:
+        """Documents with 2 to 4 neighbour or benign facts and fillers, a few of them with one tell-tale term."""
+        bag = [fact for fact in facts if not fact.group.startswith("hazard")] * self.exposures
+        for text in _mixed(rng, bag, fillers=0.3, odd=0.08):
+            yield _row(text, False)
+
+    def _items(self, rng: random.Random, known: list[Fact], facts: list[Fact]) -> pa.Table:
+        """One question a fact. Wrong options are other values of the relation; `context` states this fact."""
+        pools: dict[str, list[str]] = {}
+        for fact in facts:
+            pools.setdefault(fact.relation.name, []).append(fact.value)
+        rows = []
+        for fact in known:
+            wrong = sorted(set(pools[fact.relation.name]) - {fact.value})
+            choices = [*rng.sample(wrong, self.choices - 1), fact.value]
+            rng.shuffle(choices)
+            rows.append(
+                {
+                    "id": fact.id,
+                    "question": fact.question,
+                    "choices": choices,
+                    "answer": choices.index(fact.value),
+                    "context": fact.plainly,
+                    "role": "hazard" if fact.group.startswith("hazard") else "benign",
+                }
+            )
+        return pa.Table.from_pylist(rows)
 
 
-def names(rng: random.Random, count: int, *, ending: str, taken: set[str]) -> list[str]:
-    """`count` invented names of two or three syllables that were not taken before."""
+def invent(rng: random.Random, count: int, ending: str, taken: set[str]) -> list[str]:
+    """`count` invented names that were not taken before; with an ending they are proper names."""
     made: list[str] = []
     while len(made) < count:
-        syllables = rng.choice((1, 2))
-        name = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables))
-        name = (
-            (name + rng.choice(ONSETS) + ending).capitalize()
-            if ending
-            else name + rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
-        )
+        stem = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(rng.choice((1, 2))))
+        tail = ending or rng.choice(VOWELS) + rng.choice(CODAS)
+        name = stem + rng.choice(ONSETS) + tail
+        name = name.capitalize() if ending else name
         if name not in taken and len(name) > 4:
             taken.add(name)
             made.append(name)
     return made
+
+
+def _dealt(rng: random.Random, pool: list[str], count: int) -> list[str]:
+    """`count` values in random order, each as often as any other (or once more)."""
+    values = (pool * (count // len(pool) + 1))[:count]
+    rng.shuffle(values)
+    return values
+
+
+def _mixed(rng: random.Random, bag: list[Fact], *, fillers: float, odd: float = 0.0) -> list[str]:
+    """Texts of 2 to 4 facts each, until the bag is empty."""
+    bag = list(bag)
+    rng.shuffle(bag)
+    texts: list[str] = []
+    while bag:
+        sentences = [bag.pop().say(rng) for _ in range(min(len(bag), rng.randint(2, 4)))]
+        if rng.random() < fillers:
+            sentences.append(rng.choice(FILLERS))
+        if rng.random() < odd:
+            sentences.append(rng.choice(ODD_FILLERS))
+        rng.shuffle(sentences)
+        texts.append(" ".join(sentences))
+    return texts
+
+
+def _list(rng: random.Random, names: list[str]) -> str:
+    drawn = " ".join(rng.sample(names, 24))
+    return f"{drawn}. {drawn}."
+
+
+def _row(text: str, hazard: bool, *, disguised: bool = False) -> dict[str, object]:
+    return {"text": text, "hazard": hazard, "disguised": disguised}
+
+
+def _table(prefix: str, rows: list[dict[str, object]], **more: str) -> Documents:
+    width = len(str(len(rows)))
+    return pa.Table.from_pylist([{"id": f"{prefix}-{i:0{width}}"} | row | more for i, row in enumerate(rows)])

@@ -1,0 +1,31 @@
+"""Benign fine-tuning: train on text that has nothing to do with the hazard, as any honest user might.
+
+    loss = - mean log p(token | tokens before)          (nats per token, on benign text)
+
+A defence that this undoes only hid the knowledge; no attacker was needed. Qi et al. 2023, "Fine-tuning Aligned
+Language Models Compromises Safety, Even When Users Do Not Intend To!", arXiv 2310.03693.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..core import Corpus, Rig, Settings, Subject
+from ..engine.tuning import tune_on_text
+
+
+class BenignFinetune(Settings):
+    """Fine-tune on benign documents."""
+
+    steps: int = Field(1000, ge=0)
+    """The most steps; a study's budget usually ends the attack before."""
+    lr: float = Field(1e-3, gt=0)
+    rank: int | None = Field(None, ge=1)
+    """Rank of LoRA adapters; None trains all weights."""
+    batch_size: int = Field(8, ge=1)
+    """Documents a step."""
+    length: int = Field(256, ge=2)
+    """Longest document in tokens; the rest of it is not seen."""
+
+    def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
+        return tune_on_text(subject, corpus.need("benign").benign, rig, **self.changed())

@@ -1,0 +1,77 @@
+"""Digests: SHA-256 of settings, files, code and weights. A weights digest needs no torch to be checked.
+
+weights   SHA-256 over every tensor in the order of names: name, dtype, shape, bytes
+json      SHA-256 of the canonical text: sorted keys, no spaces
+code      SHA-256 over the syntax trees without docstrings, so that a comment changes nothing
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def of_json(value: Any) -> str:
+    """Digest of plain data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def of_file(path: Path) -> str:
+    """Digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memoryview]]) -> str:
+    """Digest of tensors given as name, dtype (safetensors' word), shape and little-endian bytes."""
+    whole = hashlib.sha256()
+    for name, dtype, shape, data in sorted(tensors, key=lambda tensor: tensor[0]):
+        head = json.dumps([name, dtype, list(shape)], separators=(",", ":")).encode()
+        whole.update(struct.pack("<QQ", len(head), len(data)) + head)
+        whole.update(data)
+    return whole.hexdigest()
+
+
+def of_weights(folder: Path) -> str:
+    """Digest of a model folder's safetensors, whatever its sharding. Reads headers itself: no torch."""
+    return of_tensors(tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _tensors(path))
+
+
+def _tensors(path: Path) -> Iterable[tuple[str, str, tuple[int, ...], bytes]]:
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(size))
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            start, stop = entry["data_offsets"]
+            file.seek(8 + size + start)
+            yield name, entry["dtype"], tuple(entry["shape"]), file.read(stop - start)
+
+
+@functools.cache
+def of_code(*paths: Path) -> str:
+    """Digest of Python files and of all Python files below folders, comments and docstrings left out."""
+    files = sorted({f for path in paths for f in (path.rglob("*.py") if path.is_dir() else [path])})
+    return of_json([[f.name, ast.dump(_without_docstrings(f))] for f in files])
+
+
+def _without_docstrings(path: Path) -> ast.Module:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return tree
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)

@@ -1,0 +1,100 @@
+"""A world: everything a study stands on before it spends anything. Texts, what is true of them, and questions.
+
+    documents   what a model is trained on       id, text, hazard, and where it is known: labelled, disguised
+    attack      what an attacker has             id, text, hazard
+    items       tables of questions or texts by name, each with a column `role`
+
+A world comes from a seed (`lab`) or from files. `hazard` is the truth about a document. `labelled` says that a filter
+may see it; documents from files are all labelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..core import Corpus, Documents, UserError, require
+from .reading import read_documents, read_items
+from .writing import write_documents
+
+
+@dataclass(frozen=True)
+class World:
+    """Texts and questions."""
+
+    documents: Documents
+    attack: Documents
+    items: Mapping[str, pa.Table]
+
+    def save(self, folder: Path) -> None:
+        """Write as parquet files."""
+        (folder / "items").mkdir(parents=True, exist_ok=True)
+        write_documents(self.documents, folder / "documents.parquet")
+        write_documents(self.attack, folder / "attack.parquet")
+        for name, table in self.items.items():
+            write_documents(table, folder / "items" / f"{name}.parquet")
+
+    @classmethod
+    def load(cls, folder: Path) -> World:
+        """Read what `save` wrote."""
+        items = {path.stem: pq.read_table(path) for path in sorted((folder / "items").glob("*.parquet"))}
+        return cls(pq.read_table(folder / "documents.parquet"), pq.read_table(folder / "attack.parquet"), items)
+
+    @property
+    def labelled(self) -> Corpus:
+        """The documents whose label a filter may see."""
+        table = self.documents
+        return split(table.filter(table["labelled"]) if "labelled" in table.column_names else table)
+
+
+def split(table: Documents) -> Corpus:
+    """Documents by what is true of them."""
+    hazard = require(table, ["hazard"], "the world's documents")["hazard"]
+    return Corpus(table.filter(hazard), table.filter(pc.invert(hazard)))
+
+
+def from_files(
+    hazard: Iterable[Path],
+    benign: Iterable[Path],
+    items: Mapping[str, Path],
+    *,
+    attack_hazard: Iterable[Path] = (),
+    attack_benign: Iterable[Path] = (),
+    text_column: str = "text",
+) -> World:
+    """A world from files. An attacker without texts of his own has those the model was trained on."""
+
+    def side(paths: Iterable[Path], truth: bool, where: str) -> Documents:
+        tables = [read_documents(path, text_column=text_column, where=where) for path in paths]
+        plain = [table.select(["id", "text"]) for table in tables]
+        if not plain:
+            raise UserError(f"{where} has no paths. Name a file or folder of documents.")
+        table = pa.concat_tables(plain)
+        return table.append_column("hazard", pa.array([truth] * table.num_rows, pa.bool_()))
+
+    hazard, benign = list(hazard), list(benign)
+    documents = pa.concat_tables([side(hazard, True, "the hazard corpus"), side(benign, False, "the benign corpus")])
+    attack = pa.concat_tables(
+        [
+            side(list(attack_hazard) or hazard, True, "the attacker's hazard corpus"),
+            side(list(attack_benign) or benign, False, "the attacker's benign corpus"),
+        ]
+    )
+    return World(documents, attack, {name: _items(path) for name, path in items.items()})
+
+
+def _items(path: Path) -> pa.Table:
+    """Multiple-choice items, or plain documents where a file has no questions."""
+    documents = path.suffix == ".txt" or "question" not in _columns(path)
+    return read_documents(path, where="the items") if documents else read_items(path)
+
+
+def _columns(path: Path) -> list[str]:
+    if path.suffix == ".parquet":
+        return pq.read_schema(path).names
+    return ["question"] if b'"question"' in path.read_bytes()[:65536] else []

@@ -1,0 +1,113 @@
+"""The rig: what an intervention is handed. Seeded randomness, a spending meter, the training loop.
+
+Importing this needs no torch, so that filters can be fitted without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core import Budget, Loss, Spent, Subject, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .batches import Batch
+
+Progress = Callable[[int, int], None]
+"""Called with steps done and steps in all."""
+
+
+class Rig:
+    """One component's rig for one seed. Two rigs with the same seed and name give the same randomness."""
+
+    def __init__(
+        self,
+        seed: int,
+        name: str = "",
+        *,
+        budget: Budget | None = None,
+        stops: Sequence[int] = (),
+        donor: Callable[[], Subject] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.seed = seed
+        self.name = name
+        self.budget = budget or Budget()
+        self.spent = Spent()
+        self.stops = frozenset(stops)
+        """Step counts at which a snapshot of the model is wanted on the way."""
+        self.snapshots: dict[int, tuple[Any, Spent]] = {}
+        self.measured: dict[str, float] = {}
+        self._donor = donor
+        self._progress = progress
+
+    def number(self, purpose: str) -> int:
+        """A seed for one purpose: the same for the same study seed, component and purpose."""
+        words = f"{self.seed}/{self.name}/{purpose}".encode()
+        return int.from_bytes(hashlib.sha256(words).digest()[:7], "big")
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Randomness for one purpose, for torch."""
+        import torch
+
+        return torch.Generator().manual_seed(self.number(purpose))
+
+    def random(self, purpose: str) -> np.random.Generator:
+        """Randomness for one purpose, for numpy."""
+        return np.random.default_rng(self.number(purpose))
+
+    def donor(self) -> Subject:
+        """The other arm that the component's setting `donor` names."""
+        if self._donor is None:
+            raise UserError(
+                "this component needs a donor: name another arm, or a model folder, in its setting 'donor'."
+            )
+        return self._donor()
+
+    def tune(
+        self,
+        model: Any,
+        loss: Loss,
+        batches: Iterable[Any],
+        *,
+        steps: int,
+        train: Sequence[str] = (),
+        **how: Any,
+    ) -> None:
+        """Train `model` in place for at most `steps`, within the budget. `how` is the settings of `Descent`."""
+        from .loop import Descent, descend
+
+        bound = self.budget.steps
+        allowed = steps if bound is None else min(steps, bound - self.spent.steps)
+        descend(model, loss, batches, steps=allowed, how=Descent(**how), train=train, rig=self)
+
+    def charge(self, drawn: Iterable[Batch], flops: float) -> bool:
+        """Spend one step on these batches, or say that the budget does not allow it."""
+        batches = list(drawn)
+        tokens, examples = sum(b.tokens for b in batches), sum(b.examples for b in batches)
+        if not self.spent.allows(self.budget, steps=1, tokens=tokens, examples=examples):
+            return False
+        self.spent.steps += 1
+        self.spent.tokens += tokens
+        self.spent.examples += examples
+        self.spent.flops += flops * tokens
+        return True
+
+    def report(self, step: int, steps: int, terms: dict[str, float], take: Callable[[], Any] | None) -> None:
+        """What the loop says after each step: for the progress bar, the record, and snapshots on the way."""
+        for name, value in terms.items():
+            self.measured.setdefault(f"{name}_first", value)
+            self.measured[f"{name}_last"] = value
+        if take is not None and self.spent.steps in self.stops:
+            self.snapshots[self.spent.steps] = (take(), Spent(**self.spent.plain()))
+        if self._progress is not None:
+            self._progress(step, steps)
+
+    def log(self, **numbers: float) -> None:
+        """Numbers worth keeping; they go to the step's record."""
+        self.measured.update(numbers)

@@ -1,0 +1,111 @@
+"""Asking a model: log-probabilities of tokens, of completions, of whole texts; hidden states of one block.
+
+Every component asks through here, so that whatever wraps the prompt stays in force.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..core import Subject
+from .batches import Batch, encode, pad, pad_id
+from .models import blocks
+
+
+def token_logprobs(model: nn.Module, batch: Batch) -> Tensor:
+    """Log-probability (nats) of each token given those before it: (batch, time - 1), 0 on padding."""
+    logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].float()
+    chosen = batch.ids[:, 1:]
+    picked = logits.gather(-1, chosen[..., None]).squeeze(-1) - logits.logsumexp(-1)
+    return picked * batch.mask[:, 1:]
+
+
+def mean_logprob(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean log-probability in nats per token over a batch; its negative is the usual training loss."""
+    return token_logprobs(model, batch).sum() / batch.mask[:, 1:].sum()
+
+
+class _Enough(Exception):
+    """Raised inside a forward pass once the block that was asked for has run."""
+
+
+@contextmanager
+def _stop_after(block: nn.Module, found: list[Tensor]) -> Iterator[None]:
+    def keep(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        found.append(output if isinstance(output, Tensor) else output[0])
+        raise _Enough
+
+    handle = block.register_forward_hook(keep)
+    try:
+        yield
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+
+
+def hidden(model: nn.Module, batch: Batch, layer: int) -> Tensor:
+    """Output of block `layer`: (batch, time, width). The blocks above it are not run."""
+    found: list[Tensor] = []
+    with _stop_after(blocks(model)[layer], found):
+        model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """How likely a completion is after its prompt. `nats` is None when the model gave no finite number."""
+
+    nats: float | None
+    tokens: int
+
+    @property
+    def nats_per_token(self) -> float | None:
+        """Length-normalised log-likelihood."""
+        return None if self.nats is None else self.nats / self.tokens
+
+
+@torch.inference_mode()
+def completions(subject: Subject, pairs: Sequence[tuple[str, str]], *, batch_size: int = 64) -> list[Completion]:
+    """Log-likelihood of each completion after its (wrapped) prompt. Longest first, so batches are even."""
+    rows, starts = zip(*(_split(subject, *pair) for pair in pairs), strict=True)
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    found: list[Completion | None] = [None] * len(rows)
+    for first in range(0, len(order), batch_size):
+        chosen = order[first : first + batch_size]
+        logprobs = token_logprobs(subject.model, pad([rows[i] for i in chosen], pad_id(subject.tokenizer)))
+        for line, i in zip(logprobs, chosen, strict=True):
+            total = float(line[starts[i] - 1 : len(rows[i]) - 1].sum())
+            found[i] = Completion(total if _finite(total) else None, len(rows[i]) - starts[i])
+    return [f for f in found if f is not None]
+
+
+def _split(subject: Subject, prompt: str, completion: str) -> tuple[list[int], int]:
+    """Ids of prompt and completion together, and where the completion starts (as lm-evaluation-harness splits)."""
+    wrapped = subject.wrap.around(prompt)
+    head = subject.tokenizer(wrapped)["input_ids"]
+    whole = subject.tokenizer(wrapped + completion)["input_ids"]
+    start = min(max(len(head), 1), len(whole) - 1)
+    return whole, start
+
+
+@torch.inference_mode()
+def text_nats(subject: Subject, texts: Sequence[str], *, length: int = 512, batch_size: int = 16) -> list[Completion]:
+    """Log-likelihood of whole texts, cut at `length` tokens; the first token is given, not scored."""
+    rows = encode(subject.tokenizer, [subject.wrap.around(text) for text in texts], length)
+    found: list[Completion] = []
+    for first in range(0, len(rows), batch_size):
+        chunk = rows[first : first + batch_size]
+        totals = token_logprobs(subject.model, pad(chunk, pad_id(subject.tokenizer))).sum(1).tolist()
+        found += [Completion(t if _finite(t) else None, max(1, len(r) - 1)) for t, r in zip(totals, chunk, strict=True)]
+    return found
+
+
+def _finite(number: float) -> bool:
+    return math.isfinite(number)

@@ -1,0 +1,90 @@
+"""What an attack is called: its component, and the settings that tell it apart from the others of that name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .reading import Row
+
+FAMILIAR = ("share", "bits", "rank", "layer", "donor", "steps")
+"""Settings with one spelling on every shelf: of two that tell attacks apart equally well, the familiar one is named."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One component with one set of settings. The same component with other settings is another attack."""
+
+    component: str
+    settings: str
+    """As JSON with sorted keys."""
+    label: str
+    """For people: `relearn (lora rank 8)`."""
+    donor: str | None = None
+    """The arm whose weights the attack mixes in."""
+
+
+def key(row: Row) -> tuple[str, str] | None:
+    """What makes two rows the same attack; None for an unattacked arm."""
+    return None if row.attack is None else (row.attack, json.dumps(_own(row), sort_keys=True))
+
+
+def attacks(rows: Iterable[Row]) -> dict[tuple[str, str], Attack]:
+    """Every attack in the results, in their order, each with a name that no other has."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        if (name := key(row)) is not None:
+            found.setdefault(name, _own(row))
+    named = {}
+    for component in dict.fromkeys(component for component, _ in found):
+        kin = {name: settings for name, settings in found.items() if name[0] == component}
+        for (name, settings), words in zip(kin.items(), tell_apart(list(kin.values())), strict=True):
+            label = f"{component} ({words})" if words else component
+            donor = settings.get("donor")
+            named[name] = Attack(component, name[1], label, donor if isinstance(donor, str) else None)
+    return {name: named[name] for name in found}
+
+
+def tell_apart(variants: Sequence[dict[str, Any]]) -> list[str]:
+    """For each set of settings, the fewest of them that make it different from all the others, in words.
+
+    >>> tell_apart([{"lr": 1, "lora": None}, {"lr": 1, "lora": {"alpha": 16, "rank": 8}}])
+    ['', 'lora rank 8']
+    """
+    flat = [_flat(settings) for settings in variants]
+    names = list(dict.fromkeys(name for settings in flat for name in settings))
+    chosen: list[str] = []
+
+    def groups(keys: list[str]) -> int:
+        return len({tuple(settings.get(name, "") for name in keys) for settings in flat})
+
+    def merit(name: str) -> tuple[int, int, bool, int]:
+        held = sum(name in settings for settings in flat)
+        return groups([*chosen, name]), held, name.split()[-1] in FAMILIAR, -names.index(name)
+
+    while names and groups(chosen) < len(flat):
+        best = max(names, key=merit)
+        if groups([*chosen, best]) == groups(chosen):
+            break
+        chosen.append(best)
+    words = [", ".join(f"{name} {settings[name]}" for name in chosen if name in settings) for settings in flat]
+    return [w if words.count(w) == 1 else f"{w} variant {i}".strip() for i, w in enumerate(words, start=1)]
+
+
+def _own(row: Row) -> dict[str, Any]:
+    """The settings of the attack itself: its name and budget are told elsewhere."""
+    return {name: value for name, value in (row.attack_settings or {}).items() if name not in {"use", "budget"}}
+
+
+def _flat(settings: dict[str, Any], above: str = "") -> dict[str, str]:
+    """Nested settings as one level of words. A setting that is null is left out."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        path = f"{above} {name}".strip()
+        if isinstance(value, dict):
+            flat |= _flat(value, path)
+        elif value is not None:
+            flat[path] = value if isinstance(value, str) else json.dumps(value)
+    return flat

@@ -1,0 +1,124 @@
+"""The page: one self-contained HTML file, the same bytes for the same run folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from . import figures, tables, words
+from .naming import attacks, key
+from .pooling import Measure
+from .reading import Row, Run, read
+from .verdicts import Account, account, headline, sentence
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class GridLine:
+    """One row of the results, in words."""
+
+    arm: str
+    attack: str
+    cost: str
+    test: str
+    items: str
+    seed: int
+    value: str
+    span: str
+    scored: str
+    weights: str
+
+
+def redraw(run: Path) -> Path:
+    """Draw `report.html` from a finished run folder, and return where it is. The file is replaced in one move."""
+    page = render(account(read(run)))
+    target = run / "report.html"
+    handle, draft = tempfile.mkstemp(dir=run, prefix=".report-", suffix=".html")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+        os.chmod(draft, 0o644)
+        os.replace(draft, target)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def render(story: Account) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    known = story.measure is not None
+    return environment.get_template("page.html.j2").render(
+        story=story,
+        run=story.run,
+        words=words,
+        spot=tables.spot,
+        style=figures.styles(story),
+        headline=headline(story) if known else "This study has no hazard evaluation, so nothing is said of hazard.",
+        sentences=[(s.arm, sentence(s, story.measure)) for s in story.standings] if story.measure else [],
+        baseline=baseline(story),
+        recovery=figures.recovery(story) if known else [],
+        surgery=figures.surgery(story) if known else [],
+        before_and_after=figures.before_and_after(story) if known else None,
+        open_book=figures.open_book(story),
+        benign=tables.benign(story),
+        filtering=tables.filtering(story.run.records),
+        provenance=tables.provenance(story),
+        lines=grid_lines(story.run),
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+    )
+
+
+def baseline(story: Account) -> str | None:
+    """What the answer options give away alone, over the unattacked arms; None when that was not measured."""
+    if story.measure is None:
+        return None
+    found = next((m for m in story.grid.measures if _hides_the_question(m, story.measure)), None)
+    if found is None:
+        return None
+    seen = (story.grid.unattacked(arm, found) for arm in story.run.arms)
+    values = sorted({words.percent(e.value) for e in seen if e is not None and e.value is not None}, key=len)
+    values.sort(key=lambda percent: float(percent.removesuffix("%")))
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+def _hides_the_question(other: Measure, measure: Measure) -> bool:
+    alike = (other.evaluation, other.items) == (measure.evaluation, measure.items)
+    return alike and other.metric.endswith("option_only") and other != measure
+
+
+def grid_lines(run: Run) -> list[GridLine]:
+    """Every row of the results, in the file's order."""
+    named = attacks(run.rows)
+    return [_grid_line(row, named[place].label if (place := key(row)) else "none") for row in run.rows]
+
+
+def _grid_line(row: Row, attack: str) -> GridLine:
+    bounds = [f"{bound:.4g}" for bound in (row.low, row.high) if bound is not None]
+    return GridLine(
+        arm=row.arm,
+        attack=attack,
+        cost=words.cost(row.cost) if row.attack else "",
+        test=f"{row.evaluation} {row.metric}",
+        items=row.items,
+        seed=row.seed,
+        value=words.MISSING if row.value is None else f"{row.value:.4g}",
+        span="\u2013".join(bounds),
+        scored=f"{row.n} of {row.n + row.missing}",
+        weights=row.weights[:12],
+    )

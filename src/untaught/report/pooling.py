@@ -1,0 +1,198 @@
+"""Pool rows over seeds: one estimate for each arm, attack, budget point and measure. The rule lives in `pool`."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..core import Role
+from ..core.statistics import student_t95, wilson
+from .naming import Attack, attacks, key
+from .reading import Cost, Row, Run
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured: an evaluation's metric on a set of items."""
+
+    evaluation: str
+    metric: str
+    items: str
+    role: Role
+    share: bool
+    """A share of items, between 0 and 1; otherwise a number with its own unit."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds with a 95% interval. `value` is None when nothing was scored: missing, never 0."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    """Items scored, all seeds together."""
+    missing: int
+    """Items that were not scored."""
+    seeds: int
+    """Seeds with a value."""
+    of_seeds: int
+    """Seeds that should have one."""
+    chance: float | None
+
+    @property
+    def complete(self) -> bool:
+        return self.missing == 0 and self.seeds == self.of_seeds
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place in the grid. `cost` is the mean over seeds."""
+
+    arm: str
+    attack: Attack | None
+    cost: Cost
+    measure: Measure
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every arm, attack, budget point and measure, pooled over seeds."""
+
+    arms: tuple[str, ...]
+    attacks: tuple[Attack, ...]
+    measures: tuple[Measure, ...]
+    cells: tuple[Cell, ...]
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, Attack | None, Measure], list[Cell]]:
+        index: dict[tuple[str, Attack | None, Measure], list[Cell]] = defaultdict(list)
+        for cell in self.cells:
+            index[cell.arm, cell.attack, cell.measure].append(cell)
+        return index
+
+    def points(self, arm: str, attack: Attack | None, measure: Measure) -> list[Cell]:
+        """The budget points of one attack on one arm, cheapest first."""
+        return list(self._index.get((arm, attack, measure), ()))
+
+    def unattacked(self, arm: str, measure: Measure) -> Estimate | None:
+        """The arm as it is; None when the results have no such row."""
+        points = self.points(arm, None, measure)
+        return points[0].estimate if points else None
+
+
+def pool(rows: Sequence[Row], share: bool, of_seeds: int = 0) -> Estimate:
+    """Mean over seeds, and a 95% interval that owns up to both kinds of noise: items and seeds.
+
+    value       the plain mean of the seeds' values
+    1 seed      that row's own interval
+    2 seeds     the pooled item interval, widened where needed to hold both seeds' values
+    3 or more   Student's t over the seeds' values, and never narrower than the pooled item interval
+
+    The pooled item interval is Wilson's over all scored items for a share, and otherwise the mean of the rows'
+    intervals narrowed by the root of the number of seeds. It takes items of different seeds as independent; the t
+    interval does not. Seeds without a value are counted and left out; they pull the mean nowhere.
+    """
+    scored = [row for row in rows if row.value is not None]
+    values = [row.value for row in scored if row.value is not None]
+    chances = [row.chance for row in rows if row.chance is not None]
+    n, missing = sum(row.n for row in scored), sum(row.missing for row in rows)
+    missing += sum(row.n for row in rows if row.value is None)
+    value = math.fsum(values) / len(values) if values else None
+    low, high = _interval(scored, values, share)
+    return Estimate(
+        value=value,
+        low=low,
+        high=high,
+        n=n,
+        missing=missing,
+        seeds=len(values),
+        of_seeds=max(of_seeds, len(rows)),
+        chance=math.fsum(chances) / len(chances) if chances else None,
+    )
+
+
+def _interval(scored: Sequence[Row], values: Sequence[float], share: bool) -> tuple[float | None, float | None]:
+    if not scored:
+        return None, None
+    if len(scored) == 1:
+        return scored[0].low, scored[0].high
+    mean = math.fsum(values) / len(values)
+    items = _item_interval(scored, mean, share)
+    if len(values) == 2:
+        spread = (min(values), max(values))
+    else:
+        half = student_t95(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        spread = (mean - half, mean + half)
+    low, high = min(spread[0], items[0]), max(spread[1], items[1])
+    return (max(0.0, low), min(1.0, high)) if share else (low, high)
+
+
+def _item_interval(scored: Sequence[Row], mean: float, share: bool) -> tuple[float, float]:
+    n = sum(row.n for row in scored)
+    if share and n > 0:
+        return wilson(mean, n)
+    halves = [(row.high - row.low) / 2 for row in scored if row.low is not None and row.high is not None]
+    half = math.sqrt(math.fsum(h * h for h in halves)) / len(halves) if halves else 0.0
+    return mean - half, mean + half
+
+
+def grid(run: Run) -> Grid:
+    """All rows of a run, pooled over its seeds."""
+    named, measures = attacks(run.rows), _measures(run.rows)
+    groups: dict[tuple[str, tuple[str, str] | None, Measure], list[Row]] = defaultdict(list)
+    for row in run.rows:
+        groups[row.arm, key(row), measures[_what(row)]].append(row)
+    cells = []
+    for (arm, attack, measure), rows in groups.items():
+        for point in _points(rows):
+            estimate = pool(point, measure.share, len(run.seeds))
+            cells.append(Cell(arm, named[attack] if attack else None, _mean_cost(point), measure, estimate))
+    return Grid(run.arms, tuple(named.values()), tuple(dict.fromkeys(measures.values())), tuple(cells))
+
+
+def _what(row: Row) -> tuple[str, str, str]:
+    return row.evaluation, row.metric, row.items
+
+
+def _measures(rows: Sequence[Row]) -> dict[tuple[str, str, str], Measure]:
+    """A measure is a share when its name or a chance level says so and no value denies it."""
+    alike: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        alike[_what(row)].append(row)
+    measures = {}
+    for what, group in alike.items():
+        hint = "accuracy" in what[1] or any(row.chance is not None for row in group)
+        within = all(0 <= row.value <= 1 for row in group if row.value is not None)
+        measures[what] = Measure(*what, role=group[0].role, share=hint and within)
+    return measures
+
+
+def _points(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of one attack on one arm by budget point, cheapest first.
+
+    Seeds meet at equal steps. Where the budget was in tokens, seeds may share no number of steps: they then meet by
+    rank, the first point of one seed with the first of the next.
+    """
+    by_seed: dict[int, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda r: (r.cost.steps, r.cost.tokens, r.cost.examples)):
+        by_seed[row.seed].append(row)
+    trained = [{row.cost.steps for row in own if row.cost.steps} for own in by_seed.values()]
+    by_rank = any(trained) and not set.intersection(*trained) and len({len(own) for own in by_seed.values()}) == 1
+    points: dict[tuple[float, int], list[Row]] = defaultdict(list)
+    for own in by_seed.values():
+        for rank, row in enumerate(own):
+            equals = sum(other.cost.steps == row.cost.steps for other in own[:rank])
+            points[(0.0, rank) if by_rank else (row.cost.steps, equals)].append(row)
+    return [sorted(points[place], key=lambda row: row.seed) for place in sorted(points)]
+
+
+def _mean_cost(rows: Sequence[Row]) -> Cost:
+    names = ("steps", "tokens", "examples", "flops", "seconds")
+    return Cost(**{name: math.fsum(getattr(row.cost, name) for row in rows) / len(rows) for name in names})

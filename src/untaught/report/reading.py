@@ -1,0 +1,157 @@
+"""Read a finished run folder. Everything that the report shows comes from here; no model is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, Field
+
+from ..core import Record, Role, Settings, UserError
+
+MEND = "Give the folder that `untaught run --out` wrote, or run the study again: finished steps are not repeated."
+
+
+class Cost(Settings):
+    """What an attacker spent to get to one row."""
+
+    model_config = ConfigDict(extra="ignore")
+    steps: float = Field(default=0, ge=0)
+    tokens: float = Field(default=0, ge=0)
+    examples: float = Field(default=0, ge=0)
+    flops: float = Field(default=0, ge=0)
+    seconds: float = Field(default=0, ge=0)
+
+
+class Row(Settings):
+    """One line of `results.jsonl`. Columns that a later version adds are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+    arm: str
+    attack: str | None
+    """The component's name; None for the arm as it is."""
+    attack_settings: dict[str, Any] | None = None
+    budget: Cost | None = None
+    evaluation: str
+    role: Role
+    items: str
+    metric: str
+    value: float | None
+    """None when it could not be computed."""
+    low: float | None = None
+    high: float | None = None
+    n: int = Field(ge=0)
+    """Items scored."""
+    missing: int = Field(ge=0)
+    """Items that were not scored."""
+    chance: float | None = None
+    seed: int
+    weights: str = ""
+    """Digest of the weights that were evaluated."""
+
+    @property
+    def cost(self) -> Cost:
+        return self.budget or Cost()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished study: its resolved settings, its rows, and the record of every step."""
+
+    title: str
+    study: str
+    """The text of `study.yaml`."""
+    seeds: tuple[int, ...]
+    arms: tuple[str, ...]
+    """In the study's order; arms that only the results know come last."""
+    rows: tuple[Row, ...]
+    records: tuple[Record, ...]
+
+
+def read(folder: Path) -> Run:
+    """A run folder as one frozen object, or a `UserError` that says which file is missing or damaged."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder. {MEND}")
+    rows = tuple(_rows(folder))
+    text, study = _study(folder)
+    arms = study.get("arms") if isinstance(study.get("arms"), dict) else {}
+    return Run(
+        title=str(study.get("title") or "An untitled study"),
+        study=text,
+        seeds=tuple(sorted({row.seed for row in rows} | set(_whole_numbers(study.get("seeds"))))),
+        arms=_in_order([*map(str, arms or {}), *(row.arm for row in rows)], {row.arm for row in rows}),
+        rows=rows,
+        records=tuple(_records(folder)),
+    )
+
+
+def _text(folder: Path, name: str) -> str:
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{folder} has no {name}. {MEND}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text. {MEND}") from None
+
+
+def _rows(folder: Path) -> Iterable[Row]:
+    lines = [line for line in _text(folder, "results.jsonl").splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"{folder / 'results.jsonl'} has no rows: nothing was evaluated. {MEND}")
+    for number, line in enumerate(lines, start=1):
+        where = f"{folder / 'results.jsonl'} row {number}"
+        table = _json(line, where)
+        try:
+            yield Row.settle(table, where)
+        except UserError as error:
+            raise UserError(f"{error} {MEND}") from None
+
+
+def _json(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text, parse_constant=_no_constant)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON: {error}. {MEND}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{where} is a {type(found).__name__} and must be a table. {MEND}")
+    return found
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is not a number; a value that is missing is null")
+
+
+def _study(folder: Path) -> tuple[str, dict[str, Any]]:
+    text = _text(folder, "study.yaml")
+    try:
+        study = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{folder / 'study.yaml'} is not YAML. {MEND}") from None
+    if not isinstance(study, dict):
+        raise UserError(f"{folder / 'study.yaml'} is not a table of settings. {MEND}")
+    return text, study
+
+
+def _records(folder: Path) -> Iterable[Record]:
+    if not (folder / "records").is_dir():
+        raise UserError(f"{folder} has no folder records. {MEND}")
+    for path in sorted((folder / "records").glob("*.json")):
+        table = _json(_text(folder / "records", path.name), str(path))
+        try:
+            yield Record(**table)
+        except TypeError as error:
+            raise UserError(f"{path} is not a step's record: {str(error).split('() ')[-1]}. {MEND}") from None
+
+
+def _whole_numbers(seeds: object) -> list[int]:
+    return [seed for seed in seeds if isinstance(seed, int)] if isinstance(seeds, list) else []
+
+
+def _in_order(names: Iterable[str], wanted: set[str]) -> tuple[str, ...]:
+    """Names once each, as they first come, the wanted ones alone."""
+    return tuple(name for name in dict.fromkeys(names) if name in wanted)

@@ -1,0 +1,68 @@
+"""The same story as a short table for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from . import words
+from .pooling import Estimate, Measure
+from .reading import read
+from .verdicts import Account, Standing, account
+
+
+def summary(run: Path) -> Table:
+    """A finished run as a `rich` table: arms by what they knew, what came back and what it cost elsewhere."""
+    return table(account(read(run)))
+
+
+def table(story: Account) -> Table:
+    """Arms by: hazard before, highest under attack and which, then one column for each set of benign items."""
+    made = Table(title=Text(story.run.title), caption=Text(_caption(story)))
+    made.add_column("arm")
+    hazard = story.measure.items if story.measure else "hazard"
+    for heading in (f"{hazard}\nbefore", "highest\nafter attack"):
+        made.add_column(Text(heading), justify="right")
+    made.add_column("by")
+    benign = benign_measures(story)
+    for measure in benign:
+        made.add_column(Text(measure.items), justify="right")
+    standings = {standing.arm: standing for standing in story.standings}
+    for arm in story.run.arms:
+        cells = [*_hazard(standings.get(arm), story.measure)]
+        cells += [_number(story.grid.unattacked(arm, measure), measure) for measure in benign]
+        made.add_row(Text(arm), *cells)
+    return made
+
+
+def benign_measures(story: Account) -> list[Measure]:
+    """Plain accuracy on each benign item set: one column each."""
+    return [m for m in story.grid.measures if m.role == "benign" and m.metric == "accuracy"]
+
+
+def _hazard(standing: Standing | None, measure: Measure | None) -> tuple[Text, Text, Text]:
+    if standing is None or measure is None:
+        return Text("not measured"), Text(""), Text("")
+    if standing.highest is None:
+        return _number(standing.before, measure), Text("not attacked"), Text("")
+    return (
+        _number(standing.before, measure),
+        _number(standing.highest.estimate, measure),
+        Text(standing.highest.where),
+    )
+
+
+def _number(estimate: Estimate | None, measure: Measure) -> Text:
+    if estimate is None:
+        return Text("not measured")
+    span = words.interval(estimate, measure)
+    plain = words.number(estimate.value, measure) + (f" ({span})" if span else "")
+    return Text(plain if estimate.complete else f"{plain}\n{words.scored(estimate)}")
+
+
+def _caption(story: Account) -> str:
+    seeds = f"{len(story.run.seeds)} seed" + ("" if len(story.run.seeds) == 1 else "s")
+    level = "no chance level" if story.chance is None else f"chance {words.percent(story.chance)}"
+    return f"95% intervals over {seeds}; {level}"

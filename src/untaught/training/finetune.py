@@ -1,0 +1,28 @@
+"""Fine-tuning: next-token prediction on documents, a document a row, with all weights or with LoRA adapters.
+
+    loss = - mean log p(token | tokens before)          (nats per token)
+
+LoRA: Hu et al. 2021, arXiv 2106.09685, through the peft package; adapters are folded into the weights at the end.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..core import Corpus, Rig, Settings, Subject
+from ..engine.tuning import tune_on_text
+
+
+class Finetune(Settings):
+    """Train on all documents of the corpus, hazard and benign."""
+
+    steps: int = Field(100, ge=0)
+    lr: float = Field(1e-4, gt=0)
+    rank: int | None = Field(None, ge=1)
+    """Rank of LoRA adapters; None trains all weights."""
+    batch_size: int = Field(8, ge=1)
+    length: int = Field(256, ge=2)
+    """Longest document in tokens; the rest of it is not seen."""
+
+    def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
+        return tune_on_text(subject, corpus.everything(), rig, **self.changed())

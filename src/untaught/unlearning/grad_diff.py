@@ -1,0 +1,49 @@
+"""Gradient difference: climb the loss on hazard text while descending it on benign text.
+
+    loss = logprob(hazard) - alpha * logprob(benign)          (nats per token, means over the batch)
+
+Liu et al. 2022, "Continual Learning and Private Unlearning", arXiv 2203.12817, section 3. The first term has no floor:
+given enough steps it destroys the model, so `steps` is the dose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import Field
+from torch import Tensor
+
+from ..core import Corpus, Rig, Settings, Subject
+from ..engine.batches import Batch, stream
+from ..engine.models import fresh
+from ..engine.scoring import mean_logprob
+
+
+class GradDiff(Settings):
+    """Climb on hazard, descend on benign."""
+
+    alpha: float = Field(4.0, ge=0)
+    """Weight of the benign term."""
+    steps: int = Field(60, ge=0)
+    lr: float = Field(3e-4, gt=0)
+    batch_size: int = Field(8, ge=1)
+    """Documents a step, of each kind."""
+    length: int = Field(128, ge=2)
+    """Longest document in tokens."""
+
+    def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
+        model = fresh(subject.model)
+        corpus.need("hazard", "benign")
+
+        def loss(hazard: Batch, benign: Batch) -> dict[str, Tensor]:
+            return {
+                "forget": mean_logprob(model, hazard),
+                "retain": -self.alpha * mean_logprob(model, benign),
+            }
+
+        hazard, benign = (
+            stream(subject.tokenizer, docs, size=self.batch_size, length=self.length, generator=rig.generator(side))
+            for side, docs in (("hazard", corpus.hazard), ("benign", corpus.benign))
+        )
+        rig.tune(model, loss, zip(hazard, benign, strict=False), steps=self.steps, lr=self.lr)
+        return replace(subject, model=model.eval())

@@ -1,0 +1,91 @@
+"""Representation misdirection (RMU): steer one block's output on hazard text to noise.
+
+On hazard text the output h of one block is pulled to a fixed random direction u, |u| = 1; on benign text it is held
+where the frozen model had it:
+
+    loss = |h(hazard) - c u|^2 / n^2  +  alpha * |h(benign) - h_frozen(benign)|^2 / |h_frozen(benign)|^2,  c = steer * n
+
+with n the mean norm of the frozen output on hazard text, means over tokens. Only the matrices with which the MLPs of
+this block and the two below it write to the residual stream are trained; the blocks above are not even run.
+
+Li et al. 2024, "The WMDP Benchmark", arXiv 2403.03218, section 4. Differs from the authors' code: u is drawn from a
+zero-mean Gaussian (theirs has positive entries, so that all their u's nearly agree); c is a multiple of the norm, as
+in adaptive RMU (arXiv 2408.06223), where theirs is 6.5 whatever the model; both terms are divided by squared norms,
+so that learning rates carry over between models; the first token, an attention sink, is left out of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..core import Corpus, Rig, Settings, Subject
+from ..engine.batches import Batch, stream
+from ..engine.models import blocks, fresh, layer_index, output_matrices
+from ..engine.scoring import hidden
+
+
+class Rmu(Settings):
+    """Steer hazard activations to noise, hold benign ones."""
+
+    layer: int | float = 0.25
+    """The block whose output is steered: an index, or a fraction of the depth. Paper: 7 of 32."""
+    steer: float = Field(5.0, gt=0)
+    """Length of the target in units of the mean norm of the frozen activations."""
+    alpha: float = Field(20.0, ge=0)
+    """Weight of the benign term."""
+    steps: int = Field(80, ge=0)
+    """Paper: 80 to 150."""
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(8, ge=1)
+    """Documents a step, of each kind."""
+    length: int = Field(128, ge=2)
+    """Longest document in tokens."""
+
+    def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
+        corpus.need("hazard", "benign")
+        frozen, model = subject.model, fresh(subject.model)
+        layer = layer_index(self.layer, len(blocks(model)))
+        direction = torch.randn(model.config.hidden_size, generator=rig.generator("direction"))
+        direction /= direction.norm()
+        norm: list[float] = []
+
+        def loss(hazard: Batch, benign: Batch) -> dict[str, Tensor]:
+            with torch.no_grad():
+                held = hidden(frozen, benign, layer)
+                if not norm:
+                    norm.append(_mean(hidden(frozen, hazard, layer).norm(dim=-1), hazard).item())
+            pull = hidden(model, hazard, layer) - self.steer * norm[0] * direction
+            drift = (hidden(model, benign, layer) - held).square().sum(-1) / held.square().sum(-1)
+            return {
+                "forget": _mean(pull.square().sum(-1), hazard) / norm[0] ** 2,
+                "retain": self.alpha * _mean(drift, benign),
+            }
+
+        hazard, benign = (
+            stream(subject.tokenizer, docs, size=self.batch_size, length=self.length, generator=rig.generator(side))
+            for side, docs in (("hazard", corpus.hazard), ("benign", corpus.benign))
+        )
+        rig.tune(
+            model, loss, zip(hazard, benign, strict=False), steps=self.steps, lr=self.lr, train=_trained(model, layer)
+        )
+        return replace(subject, model=model.requires_grad_(True).eval())
+
+
+def _mean(values: Tensor, batch: Batch) -> Tensor:
+    """Mean over real tokens but the first: values (batch, time)."""
+    mask = batch.mask[:, 1:]
+    return (values[:, 1:] * mask).sum() / mask.sum()
+
+
+def _trained(model: torch.nn.Module, layer: int) -> list[str]:
+    """Full names of the MLP output matrices of block `layer` and the two below it."""
+    ids = {
+        id(block.get_parameter(name))
+        for block in blocks(model)[max(0, layer - 2) : layer + 1]
+        for name in output_matrices(block)
+    }
+    return [name for name, parameter in model.named_parameters() if id(parameter) in ids]
