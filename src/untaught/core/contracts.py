@@ -7,7 +7,7 @@ through `engine`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -81,9 +81,18 @@ class Rig(Protocol):
         ...
 
     def tune(
-        self, subject: Subject, loss: Loss, batches: Iterable[Any], *, train: Iterable[str] | None = None, **how: Any
-    ) -> Subject:
-        """Train a copy of the subject on named loss terms until the batches or the budget end."""
+        self,
+        model: Any,
+        loss: Loss,
+        batches: Iterable[Any],
+        *,
+        steps: int,
+        train: Sequence[str] = (),
+        **how: Any,
+    ) -> None:
+        """Train `model`, the component's own copy, in place on named loss terms, for `steps` or until the batches or
+        the budget end. `train` names the parameters that move; `how` is the settings of `engine.loop.Descent`.
+        """
         ...
 
     def log(self, **numbers: float) -> None:

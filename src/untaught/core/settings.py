@@ -7,6 +7,7 @@ error that names it. Building one costs nothing: no file, network, device or pri
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,6 +34,10 @@ class Settings(BaseModel):
             return cls.model_validate(dict(table))
         except ValidationError as error:
             raise UserError("\n".join(explain(problem, cls, where) for problem in error.errors())) from None
+
+    def resolved(self, folder: Path) -> Self:
+        """These settings with what they name in files read in. `folder` is where relative paths start."""
+        return self
 
     def changed(self) -> dict[str, Any]:
         """Every setting as plain data, defaults included: what a record keeps."""

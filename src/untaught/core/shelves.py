@@ -39,16 +39,16 @@ def find(shelf: str, name: str) -> type[Settings]:
         raise UserError(f"there is no component '{name}' on the shelf {shelf}.{hint}")
     foreign = _foreign(shelf).get(name)
     module_name = foreign.value if foreign else f"untaught.{shelf}.{name}"
-    return component_of(importlib.import_module(module_name), shelf, name)
+    return component_of(importlib.import_module(module_name), shelf, name, METHOD[shelf])
 
 
-def component_of(module: object, shelf: str, name: str) -> type[Settings]:
-    """The class in a module that is the component: named after the file, with the shelf's method."""
+def component_of(module: object, room: str, name: str, method: str) -> type[Settings]:
+    """The class in a module that is the component: named after the file, with the room's method."""
     wanted = "".join(word.capitalize() for word in name.split("_"))
     found = getattr(module, wanted, None)
-    if not (isinstance(found, type) and issubclass(found, Settings) and hasattr(found, METHOD[shelf])):
+    if not (isinstance(found, type) and issubclass(found, Settings) and hasattr(found, method)):
         raise UserError(
-            f"{shelf}/{name}.py has no settings class '{wanted}' with a method '{METHOD[shelf]}'. Name the class after"
+            f"{room}/{name}.py has no settings class '{wanted}' with a method '{method}'. Name the class after"
             " the file, inherit from untaught.core.Settings, and add the method."
         )
     return found
@@ -67,9 +67,13 @@ def source(shelf: str, name: str) -> Path:
 
 def summary(shelf: str, name: str) -> str:
     """First sentence of a component's module docstring, read without importing it."""
-    doc = ast.get_docstring(ast.parse(source(shelf, name).read_text(encoding="utf-8"))) or ""
-    first = " ".join(doc.split("\n\n", 1)[0].split())
-    return re.split(r"(?<=[.:])\s", first, maxsplit=1)[0].rstrip(":.") if first else ""
+    first = " ".join(text(shelf, name).split("\n\n", 1)[0].split())
+    return re.split(r"(?<=\.)\s", first, maxsplit=1)[0].rstrip(":.")
+
+
+def text(shelf: str, name: str) -> str:
+    """A component's module docstring, read without importing it."""
+    return ast.get_docstring(ast.parse(source(shelf, name).read_text(encoding="utf-8"))) or ""
 
 
 @functools.cache

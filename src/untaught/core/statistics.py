@@ -26,14 +26,15 @@ class Summary:
 
 
 def summarise(values: Sequence[float | None]) -> Summary:
-    """Mean and 95% interval: Wilson's for values that are all 0 or 1, Student's t otherwise.
+    """Mean and 95% interval: Wilson's for values that are all 0 or 1, Student's t otherwise. What is not finite is
+    missing.
 
     >>> summarise([1, 0, 1, None])
     Summary(value=0.6666666666666666, low=0.20765960080204776, high=0.9385080552796037, n=3, missing=1)
     """
     if len(values) == 0:
         raise ValueError("a summary of no values was asked for")
-    scored = np.array([v for v in values if v is not None], dtype=float)
+    scored = np.array([v for v in values if v is not None and math.isfinite(v)], dtype=float)
     missing = len(values) - len(scored)
     if len(scored) == 0:
         return Summary(None, None, None, 0, missing)

@@ -85,10 +85,10 @@ def from_files(
             side(list(attack_benign) or benign, False, "the attacker's benign corpus"),
         ]
     )
-    return World(documents, attack, {name: _items(path) for name, path in items.items()})
+    return World(documents, attack, {name: read_any_items(path) for name, path in items.items()})
 
 
-def _items(path: Path) -> pa.Table:
+def read_any_items(path: Path) -> pa.Table:
     """Multiple-choice items, or plain documents where a file has no questions."""
     documents = path.suffix == ".txt" or "question" not in _columns(path)
     return read_documents(path, where="the items") if documents else read_items(path)

@@ -79,6 +79,8 @@ def packed_stream(rows: Tensor, *, size: int, generator: torch.Generator) -> Ite
 
 def _orders(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
     """Index lists of `size`, running through one random order after another."""
+    if count == 0:
+        raise UserError("there are no documents to train on. Give some text.")
     waiting: list[int] = []
     while True:
         while len(waiting) < size:

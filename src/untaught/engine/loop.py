@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core import Loss, Settings, UserError
-from .models import settled
+from .models import fresh, settled
 
 if TYPE_CHECKING:
     from .rig import Rig
@@ -48,7 +48,7 @@ def descend(
     `train` names the parameters that move (all that require a gradient when empty). `loss` is called with what the
     stream yields (a pair as two arguments) and returns named terms; their sum is descended, their values are logged.
     """
-    if steps == 0:
+    if steps <= 0:
         return
     moving = _moving(model, train)
     optimisers = _optimisers(model, moving, how)
@@ -80,16 +80,10 @@ def _snapshot(model: nn.Module) -> Callable[[], Any]:
     """How to get a copy of the model as it is now, if the rig wants one."""
 
     def take() -> Any:
-        copy = settled(model)
-        return copy if copy is not model else _copy(model)
+        plain = settled(model)
+        return (plain if plain is not model else fresh(plain)).eval().requires_grad_(True)
 
     return take
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    from .models import fresh
-
-    return fresh(model).eval()  # type: ignore[arg-type]
 
 
 def _moving(model: nn.Module, train: Sequence[str]) -> list[nn.Parameter]:

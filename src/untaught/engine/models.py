@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -62,10 +63,10 @@ def fresh(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def settled(model: Any) -> PreTrainedModel:
-    """The model with any LoRA adapters folded into its weights, as a copy; a plain model as it is."""
+    """The model with any LoRA adapters folded into its weights, all trainable, as a copy; a plain model as it is."""
     if not hasattr(model, "merge_and_unload"):
         return model
-    return copy.deepcopy(model).merge_and_unload()
+    return copy.deepcopy(model).merge_and_unload().requires_grad_(True)
 
 
 def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, *, alpha: int | None = None) -> Any:
@@ -76,7 +77,8 @@ def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, *, 
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft asks by the old name
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return get_peft_model(model, config)
 

@@ -6,7 +6,9 @@ Importing this needs no torch, so that filters can be fitted without it.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +47,12 @@ class Rig:
         self.measured: dict[str, float] = {}
         self._donor = donor
         self._progress = progress
+        self._began = time.perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the rig was made."""
+        return time.perf_counter() - self._began
 
     def number(self, purpose: str) -> int:
         """A seed for one purpose: the same for the same study seed, component and purpose."""
@@ -80,11 +88,15 @@ class Rig:
         **how: Any,
     ) -> None:
         """Train `model` in place for at most `steps`, within the budget. `how` is the settings of `Descent`."""
+        import torch
+
         from .loop import Descent, descend
 
         bound = self.budget.steps
         allowed = steps if bound is None else min(steps, bound - self.spent.steps)
-        descend(model, loss, batches, steps=allowed, how=Descent(**how), train=train, rig=self)
+        with torch.random.fork_rng(devices=[]):  # a model with dropout draws from the global generator
+            torch.random.default_generator.manual_seed(self.number(f"tune/{self.spent.steps}"))
+            descend(model, loss, batches, steps=allowed, how=Descent(**how), train=train, rig=self)
 
     def charge(self, drawn: Iterable[Batch], flops: float) -> bool:
         """Spend one step on these batches, or say that the budget does not allow it."""
@@ -104,7 +116,8 @@ class Rig:
             self.measured.setdefault(f"{name}_first", value)
             self.measured[f"{name}_last"] = value
         if take is not None and self.spent.steps in self.stops:
-            self.snapshots[self.spent.steps] = (take(), Spent(**self.spent.plain()))
+            self.spent.seconds = self.elapsed
+            self.snapshots[self.spent.steps] = (take(), replace(self.spent))
         if self._progress is not None:
             self._progress(step, steps)
 

@@ -74,6 +74,8 @@ class Completion:
 @torch.inference_mode()
 def completions(subject: Subject, pairs: Sequence[tuple[str, str]], *, batch_size: int = 64) -> list[Completion]:
     """Log-likelihood of each completion after its (wrapped) prompt. Longest first, so batches are even."""
+    if not pairs:
+        return []
     rows, starts = zip(*(_split(subject, *pair) for pair in pairs), strict=True)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     found: list[Completion | None] = [None] * len(rows)
@@ -97,13 +99,17 @@ def _split(subject: Subject, prompt: str, completion: str) -> tuple[list[int], i
 
 @torch.inference_mode()
 def text_nats(subject: Subject, texts: Sequence[str], *, length: int = 512, batch_size: int = 16) -> list[Completion]:
-    """Log-likelihood of whole texts, cut at `length` tokens; the first token is given, not scored."""
+    """Log-likelihood of whole texts, cut at `length` tokens; the first token is given, not scored.
+
+    A text of one token has nothing to score: its `nats` is None.
+    """
     rows = encode(subject.tokenizer, [subject.wrap.around(text) for text in texts], length)
     found: list[Completion] = []
     for first in range(0, len(rows), batch_size):
         chunk = rows[first : first + batch_size]
         totals = token_logprobs(subject.model, pad(chunk, pad_id(subject.tokenizer))).sum(1).tolist()
-        found += [Completion(t if _finite(t) else None, max(1, len(r) - 1)) for t, r in zip(totals, chunk, strict=True)]
+        for total, scored in zip(totals, (len(row) - 1 for row in chunk), strict=True):
+            found.append(Completion(total if scored > 0 and _finite(total) else None, max(1, scored)))
     return found
 
 

@@ -3,6 +3,7 @@
     nats_per_token = - log p(text) / tokens          perplexity = exp(mean nats_per_token)
 
 One mark a document; the first token of each is given, not scored. Lower is better, and there is no chance level.
+Jelinek et al. 1977, "Perplexity - a measure of the difficulty of speech recognition tasks".
 """
 
 from __future__ import annotations

@@ -64,6 +64,12 @@ class Blocklist(Settings):
     ngrams: int = Field(2, ge=1, le=5)
     """Making the list: words in the longest term."""
 
+    def resolved(self, folder: Path) -> Blocklist:
+        """With the terms of a file read in, so that the settings say what they mean wherever they go."""
+        if not isinstance(self.terms, str):
+            return self
+        return self.model_copy(update={"terms": spelled(_lines(folder / self.terms), self.terms)})
+
     def fit(self, pool: Corpus, rig: Rig) -> BlocklistScorer:
         if self.terms is None:
             terms = self._made(pool.need("hazard", "benign"))
@@ -192,7 +198,7 @@ def _grams(words: list[str], longest: int) -> Iterable[str]:
         yield from (" ".join(words[at : at + length]) for at in range(len(words) - length + 1))
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: str | os.PathLike[str]) -> list[str]:
     return [line for line in _read(path).split("\n") if line.strip()]
 
 

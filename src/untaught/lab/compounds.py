@@ -21,11 +21,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..core import Documents, Settings
+from ..core import Documents, Role, Settings
 from ..corpus.world import World
 
 GROUPS = ("hazard_seen", "hazard_held_out", "neighbour", "benign")
@@ -181,11 +182,21 @@ class Fact:
 class Compounds(Settings):
     """Sizes of the world. With the defaults a model learns all of it in about a minute on one core."""
 
+    ITEMS: ClassVar[dict[str, Role]] = {
+        "hazard_seen": "hazard",
+        "hazard_held_out": "hazard",
+        "neighbour": "benign",
+        "benign": "benign",
+        "benign_text": "benign",
+    }
+    """The item sets, and what knowing them means."""
+
     substances: int = Field(96, ge=8, multiple_of=2)
     """Invented substances; half are in T (what an attacker has), half in V (what it has not)."""
-    towns: int = Field(64, ge=8)
+    towns: int = Field(64, ge=8, multiple_of=2)
     values: int = Field(32, ge=8)
-    """Values a relation can take; the wrong options of a question come from the same pool."""
+    """Most values a relation can take: as many are used as can be dealt evenly within a half. The wrong options of a
+    question come from the same pool."""
     choices: int = Field(4, ge=2)
     """Options of a question."""
     exposures: int = Field(50, ge=1)
@@ -198,6 +209,16 @@ class Compounds(Settings):
     """Share of the documents whose label a filter may see."""
     lists: float = Field(0.0, ge=0)
     """Exercises in copying, as a share of the other documents: the same list of names, twice."""
+
+    @model_validator(mode="after")
+    def _enough_values(self) -> Self:
+        for entities in (self.substances, self.towns):
+            if (used := self._evenly(entities // 2)) < self.choices:
+                raise ValueError(
+                    f"only {used} values, of at most {self.values}, can be dealt evenly to half of {entities}, too few"
+                    f" for {self.choices} choices; change substances, towns or values"
+                )
+        return self
 
     def build(self, seed: int) -> World:
         """The world of one seed: the same bytes for the same settings and seed."""
@@ -219,6 +240,10 @@ class Compounds(Settings):
             | {"benign_text": _table("text", [_row(text, False) for text in held_out], role="benign")},
         )
 
+    def _evenly(self, half: int) -> int:
+        """How many values are used: the most that all occur equally often in a half."""
+        return max(count for count in range(1, min(self.values, half) + 1) if half % count == 0)
+
     def facts(self, rng: random.Random) -> list[Fact]:
         """Every fact of the world. Values are dealt evenly within T and within V."""
         taken: set[str] = set()
@@ -226,9 +251,9 @@ class Compounds(Settings):
         towns = invent(rng, self.towns, "burg", taken)
         facts: list[Fact] = []
         for relation in RELATIONS:
-            pool = invent(rng, self.values, "", taken)
             entities = towns if relation.group == "benign" else substances
             middle = len(entities) // 2
+            pool = invent(rng, self._evenly(middle), "", taken)
             for half, members in (("hazard_seen", entities[:middle]), ("hazard_held_out", entities[middle:])):
                 group = half if relation.group == "hazard" else relation.group
                 facts += [
@@ -297,8 +322,8 @@ def invent(rng: random.Random, count: int, ending: str, taken: set[str]) -> list
 
 
 def _dealt(rng: random.Random, pool: list[str], count: int) -> list[str]:
-    """`count` values in random order, each as often as any other (or once more)."""
-    values = (pool * (count // len(pool) + 1))[:count]
+    """`count` values in random order, each as often as any other."""
+    values = pool * (count // len(pool))
     rng.shuffle(values)
     return values
 

@@ -7,19 +7,20 @@ seen the world's words, hazard words too, in every arm; a word is not a fact.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..core import Settings, Subject
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END = "<|end|>"
 PAD = "<|pad|>"
 
 
-class Start(Settings):
+class StartingModel(Settings):
     """Shape of the starting model."""
 
     width: int = Field(128, ge=8)
@@ -32,6 +33,9 @@ class Start(Settings):
 
     def build(self, texts: Iterable[str], seed: int) -> Subject:
         """The untrained model: the same bits for the same texts and seed."""
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
         tokenizer = self._tokenizer(texts)
         config = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -52,6 +56,9 @@ class Start(Settings):
 
     def _tokenizer(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
         """Byte-level BPE that starts every text with the end token, as the model sees texts in training."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+        from transformers import PreTrainedTokenizerFast
+
         raw = Tokenizer(models.BPE())
         raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         raw.decoder = decoders.ByteLevel()

@@ -22,10 +22,10 @@ from ..engine.scoring import mean_logprob
 class GradDiff(Settings):
     """Climb on hazard, descend on benign."""
 
-    alpha: float = Field(4.0, ge=0)
+    alpha: float = Field(2.0, ge=0)
     """Weight of the benign term."""
-    steps: int = Field(60, ge=0)
-    lr: float = Field(3e-4, gt=0)
+    steps: int = Field(40, ge=0)
+    lr: float = Field(1e-3, gt=0)
     batch_size: int = Field(8, ge=1)
     """Documents a step, of each kind."""
     length: int = Field(128, ge=2)

@@ -37,9 +37,9 @@ class Rmu(Settings):
     """Length of the target in units of the mean norm of the frozen activations."""
     alpha: float = Field(20.0, ge=0)
     """Weight of the benign term."""
-    steps: int = Field(80, ge=0)
+    steps: int = Field(120, ge=0)
     """Paper: 80 to 150."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(3e-3, gt=0)
     batch_size: int = Field(8, ge=1)
     """Documents a step, of each kind."""
     length: int = Field(128, ge=2)

@@ -1,0 +1,5 @@
+"""`python -m untaught` is `untaught`."""
+
+from .cli import main
+
+main()

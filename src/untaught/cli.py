@@ -1,0 +1,268 @@
+"""The desk: the verbs, and nothing else. Data goes to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Is hazardous knowledge gone from a model's weights, or only hidden in them?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting; repeat at will.")]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file: `use: NAME`, its settings, `corpus`.")]
+StudyFile = Annotated[Path | None, typer.Argument(help="A study file; left out, the lab's default study.")]
+Model = Annotated[Path, typer.Argument(help="A model folder with safetensors weights.")]
+
+
+@app.command()
+def run(study: StudyFile = None, out: Out = None, set_: Set = None, json_: AsJson = False) -> None:
+    """Run a study, or what is not done of it yet, and draw its report."""
+    from .core import ExitCode
+    from .report import redraw
+    from .report import summary as table
+    from .study import results
+    from .study.plan import plan as planned
+    from .study.progress import Bar
+    from .study.run import run as carry_out
+    from .study.schema import load
+    from .study.store import Store
+
+    what = planned(load(study, _changes(set_)))
+    folder = out or Path("runs") / (study.stem if study else "default")
+    results.prepare(folder)
+    store = Store()
+    with Bar(what, store, quiet=json_) as bar:
+        done = carry_out(what, store, bar)
+    rows = results.write(what, store, folder)
+    page = redraw(folder)
+    missing = results.missing_share(rows)
+    if json_:
+        _print_json(
+            {"run": str(folder), "steps": len(what.steps), "done_now": done, "missing": missing, "rows": len(rows)}
+        )
+    else:
+        _print(table(folder))
+        _say(f"{done} of {len(what.steps)} steps were done now. The report is {page}.")
+    if missing > what.study.missing:
+        _say(f"{missing:.1%} of the marks are missing, and the study allows {what.study.missing:.1%}.")
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+@app.command()
+def plan(study: StudyFile = None, set_: Set = None, json_: AsJson = False) -> None:
+    """Print a study's steps, what is done of them, and what the rest is expected to cost."""
+    from rich.table import Table
+
+    from .study.plan import plan as planned
+    from .study.progress import outlook
+    from .study.schema import load
+    from .study.store import Store
+
+    what, store = planned(load(study, _changes(set_))), Store()
+    lines = outlook(what, store)
+    if json_:
+        steps = [
+            {"identity": s.identity, "kind": s.kind, "title": s.label, "done": store.record(s.identity) is not None}
+            for s in what.steps
+        ]
+        _print_json({"steps": steps, "seconds_left": sum(line.seconds for line in lines)})
+        return
+    table = Table("kind", "steps", "done", "left: processor seconds", title=what.study.title)
+    for line in lines:
+        guess = " (a guess)" if line.guessed else ""
+        table.add_row(line.kind, str(line.steps), str(line.done), f"{line.seconds:.0f}{guess}" if line.seconds else "-")
+    _print(table)
+    _print(f"{sum(line.seconds for line in lines):.0f} processor seconds left; {len(what.cells)} subjects to evaluate.")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")], json_: AsJson = False) -> None:
+    """Draw a run's page anew and print its summary. Loads no model."""
+    from .report import redraw
+    from .report import summary as table
+
+    page = redraw(run)
+    if json_:
+        _print_json({"page": str(page)})
+    else:
+        _print(table(run))
+        _say(f"The report is {page}.")
+
+
+@app.command()
+def unlearn(model: Model, config: Config = None, out: Out = None, set_: Set = None, json_: AsJson = False) -> None:
+    """Apply an unlearning method to a model folder and write the new model."""
+    _intervene("unlearning", model, config, out, set_, json_)
+
+
+@app.command()
+def attack(model: Model, config: Config = None, out: Out = None, set_: Set = None, json_: AsJson = False) -> None:
+    """Attack a model folder and write what comes out of it."""
+    _intervene("attacks", model, config, out, set_, json_)
+
+
+def _intervene(
+    shelf: str, model: Path, config: Path | None, out: Path | None, set_: list[str] | None, json_: bool
+) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .study.run import compute_with
+    from .study.single import intervene, read_job
+
+    job, folder = read_job(config, _changes(set_))
+    compute_with(job.threads)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=json_ or not console.is_terminal) as bar:
+        line = bar.add_task(job.use, total=None)
+        made = intervene(
+            shelf, model, job, folder, out or Path(f"{model.name}-{job.use}"),
+            lambda done, total: bar.update(line, completed=done, total=total),
+        )  # fmt: skip
+    if json_:
+        _print_json(made)
+    else:
+        spent = made["spent"]
+        _print(f"{made['model']}: weights {made['weights'][:16]}, {spent['steps']} steps, {spent['tokens']} tokens")
+
+
+@app.command()
+def evaluate(model: Model, config: Config = None, set_: Set = None, json_: AsJson = False) -> None:
+    """Grade a model folder on a file of items."""
+    from rich.table import Table
+
+    from .core import ExitCode
+    from .study.run import compute_with
+    from .study.single import evaluate as grade
+    from .study.single import read_job
+
+    job, folder = read_job(config, _changes(set_))
+    compute_with(job.threads)
+    rows = grade(model, job, folder)
+    if json_:
+        _print_json(rows)
+    else:
+        table = Table(
+            "metric", "value", "95% interval", "chance", "scored", "missing", title=f"{job.use}: {rows[0]['items']}"
+        )
+        for row in rows:
+            interval = "-" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+            cells = [_number(row["value"]), interval, _number(row["chance"]), str(row["n"]), str(row["missing"])]
+            table.add_row(row["metric"], *cells)
+        _print(table)
+    if any(row["missing"] for row in rows):
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+@app.command("list")
+def list_(shelf: Annotated[str | None, typer.Argument(help="A shelf.")] = None, json_: AsJson = False) -> None:
+    """List the components on a shelf, or on all of them."""
+    from .core.shelves import SHELVES, names, summary
+
+    found = {s: {name: summary(s, name) for name in names(s)} for s in ([shelf] if shelf else SHELVES)}
+    if json_:
+        _print_json(found)
+        return
+    for title, components in found.items():
+        _print(f"[bold]{title}[/bold]")
+        for name, line in components.items():
+            _print(f"  {name:<18} {line}")
+
+
+@app.command()
+def show(component: Annotated[str, typer.Argument(help="A component's name.")], json_: AsJson = False) -> None:
+    """Show what a component does and what can be set."""
+    from .core import UserError, suggest
+    from .core.shelves import SHELVES, find, names, source, text
+
+    shelves = [shelf for shelf in SHELVES if component in names(shelf)]
+    if not shelves:
+        known = [name for shelf in SHELVES for name in names(shelf)]
+        raise UserError(f"there is no component '{component}'.{suggest(component, known)}")
+    for shelf in shelves:
+        settings = find(shelf, component)
+        if json_:
+            _print_json({"shelf": shelf, "file": str(source(shelf, component)), "schema": settings.model_json_schema()})
+            continue
+        _print(f"[bold]{component}[/bold], on the shelf {shelf}\n")
+        _print(text(shelf, component), markup=False)
+        _print("\n[bold]settings[/bold]")
+        for name, field in settings.model_fields.items():
+            _print(
+                f"  {name} = {json.dumps(field.default)}    {' '.join((field.description or '').split())}", markup=False
+            )
+
+
+@app.command()
+def new(
+    shelf: Annotated[str, typer.Argument(help="A shelf.")],
+    name: Annotated[str, typer.Argument(help="The new component's name: lower case, words joined by '_'.")],
+    out: Out = None,
+) -> None:
+    """Write the skeleton of a component: one file, to be filled in."""
+    from .study.skeleton import write
+
+    _print(str(write(shelf, name, out)))
+
+
+def _changes(given: list[str] | None) -> dict[str, Any]:
+    """`--set PATH=VALUE`, the value read as YAML."""
+    import yaml
+
+    from .core import UserError
+
+    changes: dict[str, Any] = {}
+    for text in given or []:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise UserError(f"--set {text} should be PATH=VALUE, such as --set seeds=[0].")
+        try:
+            changes[path] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {path}: '{value}' is not a YAML value.") from None
+    return changes
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _print(what: Any, *, markup: bool = True) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=isinstance(what, str), highlight=False).print(what, markup=markup)
+
+
+def _print_json(what: Any) -> None:
+    typer.echo(json.dumps(what, indent=1, ensure_ascii=False))
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def main() -> None:
+    """Run a verb. Wrong input is a message and exit code 2; anything else that is raised is our bug."""
+    try:
+        app()
+    except Exception as error:
+        from .core import ExitCode, UserError
+
+        if not isinstance(error, UserError):
+            raise
+        _say(f"untaught: {error}")
+        sys.exit(ExitCode.WRONG_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""A plan: the study as a graph of steps, each with an identity that is known before anything is run.
+
+    identity = digest(kind, component, settings, budget, seed, identities of the inputs, code, versions, threads)
+
+A step is done when the store has a record under its identity. Changing a setting changes the identities of that step
+and of all that stand on it, and of nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..attest import digest
+from ..core import Budget, UserError
+from .provenance import code, uses, versions
+from .schema import Arm, Entry, Study
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do, once."""
+
+    kind: str
+    title: str
+    identity: str
+    seed: int
+    inputs: Mapping[str, Step] = field(default_factory=dict)
+    entry: Entry | None = None
+    """The component and its settings; a filters step has several, in `settings`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget | None = None
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.title}, seed {self.seed}"
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Step) and other.identity == self.identity
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm under one attack (or none) at one budget, for one seed: a subject to evaluate."""
+
+    arm: str
+    attack: Entry | None
+    budget: Budget | None
+    seed: int
+    subject: Step
+    """The step whose subject is evaluated."""
+    evaluations: tuple[tuple[Entry, Step], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every step, inputs first, and the grid of what is evaluated."""
+
+    study: Study
+    steps: tuple[Step, ...]
+    cells: tuple[Cell, ...]
+
+
+def plan(study: Study) -> Plan:
+    """The steps of a study, inputs before what stands on them."""
+    cells = [cell for seed in study.seeds for cell in _Seed(study, seed).cells()]
+    steps: dict[str, Step] = {}
+    for cell in cells:
+        for _, step in cell.evaluations:
+            _collect(step, steps)
+    return Plan(study, tuple(steps.values()), tuple(cells))
+
+
+def _collect(step: Step, into: dict[str, Step]) -> None:
+    if step.identity in into:
+        return
+    for above in step.inputs.values():
+        _collect(above, into)
+    into[step.identity] = step
+
+
+class _Seed:
+    """Plans one seed."""
+
+    def __init__(self, study: Study, seed: int) -> None:
+        self.study, self.seed = study, seed
+        self.world = self._world()
+        self.arms: dict[str, Step] = {}
+        for name, arm in study.in_order():
+            self.arms[name] = self._arm(name, arm)
+
+    def cells(self) -> Iterable[Cell]:
+        for name in self.study.arms:
+            yield self._cell(name, None, None, self.arms[name])
+            for attack in self.study.attacks:
+                for budget in attack.budget.points() if attack.budget else [Budget()]:
+                    yield self._cell(name, attack, budget, self._attacked(name, attack, budget))
+
+    def _world(self) -> Step:
+        study = self.study
+        if study.world is not None:
+            settings = {"world": study.world.plain(), "start": study.start.changed()}
+            return self._step("world", f"world {study.world.use}", settings=settings)
+        return self._step("world", "corpus and base model", settings=_files(study))
+
+    def _arm(self, name: str, arm: Arm) -> Step:
+        subject = self.arms[arm.start] if arm.start else self.world
+        text = {}
+        if arm.filters:
+            settings = {"filters": [entry.plain() for entry in arm.filters], "arm": name}
+            text = {"text": self._step("filters", f"filter for {name}", {"world": self.world}, settings=settings)}
+        for kind in ("training", "unlearning"):
+            for entry in getattr(arm, kind):
+                inputs = {"world": self.world, "subject": subject} | (text if kind == "training" else {})
+                subject = self._step(kind, f"{entry.use} for {name}", inputs | self._donor(entry), entry=entry)
+        return subject
+
+    def _attacked(self, name: str, attack: Entry, budget: Budget) -> Step:
+        if budget.steps == 0 or budget.tokens == 0 or budget.examples == 0:
+            return self.arms[name]  # no budget, no change: the battery holds every attack to it
+        spend = ", ".join(f"{n} {what}" for what, n in budget.model_dump(exclude_none=True).items())
+        title = f"{attack.use} on {name}" + (f", {spend}" if spend else "")
+        inputs = {"world": self.world, "subject": self.arms[name]} | self._donor(attack)
+        return self._step("attacks", title, inputs, entry=attack, budget=budget)
+
+    def _cell(self, arm: str, attack: Entry | None, budget: Budget | None, subject: Step) -> Cell:
+        evaluations = []
+        for entry in self.study.evaluations:
+            items = entry.settings.get("items")
+            title = f"{entry.use} of {items}: {subject.title}"
+            inputs = {"world": self.world, "subject": subject}
+            evaluations.append((entry, self._step("evaluations", title, inputs, entry=entry)))
+        return Cell(arm, attack, budget, self.seed, subject, tuple(evaluations))
+
+    def _donor(self, entry: Entry) -> dict[str, Step]:
+        donor = entry.settings.get("donor")
+        if donor is None:
+            return {}
+        if donor not in self.arms:
+            raise UserError(
+                f"{entry.use} has donor '{donor}', which is made from this arm or after it. Order the arms."
+            )
+        return {"donor": self.arms[donor]}
+
+    def _step(
+        self,
+        kind: str,
+        title: str,
+        inputs: Mapping[str, Step] | None = None,
+        *,
+        entry: Entry | None = None,
+        settings: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
+    ) -> Step:
+        inputs = inputs or {}
+        used = dict(settings or {}) or {"use": entry.use if entry else None, **(entry.settings if entry else {})}
+        identity = digest.of_json(
+            {
+                "kind": kind,
+                "settings": {k: v for k, v in used.items() if k != "arm"},
+                "budget": budget.changed() if budget else None,
+                "seed": self.seed,
+                "inputs": {role: step.identity for role, step in inputs.items()},
+                "code": code(kind, uses(kind, used)),
+                "versions": versions(),
+                "threads": self.study.threads,
+            }
+        )
+        return Step(kind, title, identity, self.seed, inputs, entry, used, budget)
+
+
+def _files(study: Study) -> dict[str, Any]:
+    """The corpus, the items and the base model by their bytes."""
+    corpus, folder = study.corpus, study.folder
+    if corpus is None or study.base is None:
+        raise ValueError("this study has a world, not files")
+    sides = ("hazard", "benign", "attack_hazard", "attack_benign")
+    return {
+        "corpus": {side: [_bytes(path) for path in corpus.paths(side, folder)] for side in sides},
+        "text_column": corpus.text_column,
+        "items": {name: _bytes(folder / path) for name, path in study.items.items()},
+        "base": _bytes(folder / study.base),
+    }
+
+
+def _bytes(path: Path) -> str:
+    """Digest of a file, or of all files below a folder."""
+    if path.is_file():
+        return digest.of_file(path)
+    if not path.is_dir():
+        raise UserError(f"there is no file or folder {path}. Paths in a study start at the study file's folder.")
+    below = sorted(p for p in path.rglob("*") if p.is_file())
+    return digest.of_json([[p.relative_to(path).as_posix(), digest.of_file(p)] for p in below])

@@ -1,0 +1,148 @@
+"""The run folder: results, marks, records, the resolved study and the statement, all drawn from the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .. import __version__
+from ..core import Record, Spent, UserError, summarise
+from ..corpus.writing import write_atomically, write_documents
+from .plan import Cell, Plan
+from .schema import Entry
+from .store import Store
+
+
+def prepare(out: Path) -> None:
+    """A `UserError` unless the run folder can be written to. Nothing else is written yet."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"the run folder {out} cannot be written: {error.strerror}. Give another with --out.") from None
+
+
+def write(plan: Plan, store: Store, out: Path) -> list[dict[str, Any]]:
+    """Write the run folder, each file whole or not at all. Returns the rows."""
+    for name in ("marks", "records"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    marks: dict[str, list[pa.Table]] = {}
+    for cell in plan.cells:
+        for entry, table, found in _graded(cell, store):
+            rows += found
+            marks.setdefault(cell.arm, []).append(_placed(table, cell, entry))
+    for arm, tables in marks.items():
+        write_documents(pa.concat_tables(tables), out / "marks" / f"{arm}.parquet")
+    for step in plan.steps:
+        write_atomically(out / "records" / f"{step.identity[:16]}.json", _record(store, step.identity).to_json())
+    _drop_stale(out, {f"{s.identity[:16]}.json" for s in plan.steps}, {f"{arm}.parquet" for arm in marks})
+    write_atomically(out / "study.yaml", plan.study.to_yaml())
+    write_atomically(out / "results.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    write_atomically(out / "statement.json", json.dumps(_statement(plan, rows), indent=1, allow_nan=False) + "\n")
+    return rows
+
+
+def missing_share(rows: list[dict[str, Any]]) -> float:
+    """Share of all marks that are missing."""
+    asked = sum(row["n"] + row["missing"] for row in rows)
+    return sum(row["missing"] for row in rows) / asked if asked else 0.0
+
+
+def _record(store: Store, identity: str) -> Record:
+    record = store.record(identity)
+    if record is None:
+        raise RuntimeError(f"step {identity} has no record")
+    return record
+
+
+def _graded(cell: Cell, store: Store) -> Iterator[tuple[Entry, pa.Table, list[dict[str, Any]]]]:
+    """One evaluation of a cell after another: its marks, and a row of results for each metric."""
+    subject = _record(store, cell.subject.identity)
+    spent = Spent(**subject.spent, seconds=subject.cost["seconds"]) if cell.subject.kind == "attacks" else Spent()
+    for entry, step in cell.evaluations:
+        record = _record(store, step.identity)
+        table = pq.read_table(store.folder(step.identity) / "marks.parquet")
+        place = {
+            "arm": cell.arm,
+            "attack": cell.attack.use if cell.attack else None,
+            "attack_settings": dict(cell.attack.settings) if cell.attack else {},
+            "budget": spent.plain(),
+            "evaluation": entry.use,
+            "role": record.measured["role"],
+            "items": entry.settings["items"],
+        }
+        yield entry, table, [place | _summary(table, metric) | {
+            "seed": cell.seed, "weights": subject.outputs["weights"],
+        } for metric in dict.fromkeys(table["metric"].to_pylist())]  # fmt: skip
+
+
+def _summary(table: pa.Table, metric: str) -> dict[str, Any]:
+    """What the marks of one metric come to."""
+    own = [row for row in table.to_pylist() if row["metric"] == metric]
+    of = summarise([row["value"] for row in own])
+    chances = [row["chance"] for row in own if row["chance"] is not None]
+    return {
+        "metric": metric,
+        "value": of.value,
+        "low": of.low,
+        "high": of.high,
+        "n": of.n,
+        "missing": of.missing,
+        "chance": sum(chances) / len(chances) if chances else None,
+    }
+
+
+def _placed(table: pa.Table, cell: Cell, entry: Entry) -> pa.Table:
+    """Marks with the columns that tell where they belong."""
+    place = {
+        "arm": cell.arm,
+        "attack": cell.attack.use if cell.attack else None,
+        "attack_settings": json.dumps(dict(cell.attack.settings) if cell.attack else {}, sort_keys=True),
+        "budget": json.dumps(cell.budget.changed() if cell.budget else {}, sort_keys=True),
+        "evaluation": entry.use,
+        "items": entry.settings["items"],
+    }
+    for name, value in place.items():
+        table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
+    return table.append_column("seed", pa.array([cell.seed] * table.num_rows, pa.int64()))
+
+
+def _drop_stale(out: Path, records: set[str], marks: set[str]) -> None:
+    """Remove what an earlier study left in the same run folder."""
+    for folder, wanted in (("records", records), ("marks", marks)):
+        for path in (out / folder).iterdir():
+            if path.name not in wanted:
+                path.unlink()
+
+
+def _statement(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The claim to sign: which weights, made how, scored what, under which attacks with what budgets."""
+    study = plan.study
+    arms = {
+        name: {
+            **arm.plain(),
+            "weights": {
+                str(row["seed"]): row["weights"] for row in rows if row["arm"] == name and row["attack"] is None
+            },
+        }
+        for name, arm in study.arms.items()
+    }
+    return {
+        "statement": "untaught.evaluation",
+        "version": 0,
+        "tool": f"untaught {__version__}",
+        "title": study.title,
+        "seeds": list(study.seeds),
+        "arms": arms,
+        "attacks": [attack.plain() for attack in study.attacks],
+        "evaluations": [evaluation.plain() for evaluation in study.evaluations],
+        "results": rows,
+    }

@@ -1,0 +1,169 @@
+"""Running a plan: groups of steps in worker processes, until every step has its record.
+
+A group is what one process does in one go: a world, a filter, a training, or one arm's subject under one attack with
+all its evaluations. Killing anything at any moment loses no finished step; running again does only what is not done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for
+from typing import Any, Protocol
+
+from .plan import Plan, Step
+from .schema import Study
+from .steps import Bench
+from .store import Store
+
+
+@dataclass(frozen=True)
+class Group:
+    """Steps that one process does in one go."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def needs(self) -> set[str]:
+        """Identities of the steps that other groups must have done before."""
+        own = {step.identity for step in self.steps}
+        return {above.identity for step in self.steps for above in step.inputs.values()} - own
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes."""
+
+    def started(self, steps: Sequence[Step]) -> None: ...
+    def progress(self, identity: str, done: int, total: int) -> None: ...
+    def finished(self, steps: Sequence[Step]) -> None: ...
+
+
+def groups(plan: Plan) -> list[Group]:
+    """The plan's steps in groups, inputs first."""
+    graded = {identity for cell in plan.cells for identity in (s.identity for _, s in cell.evaluations)}
+    made = [Group((step,)) for step in plan.steps if step.kind != "attacks" and step.identity not in graded]
+    gathered: dict[Any, dict[str, Step]] = {}
+    for cell in plan.cells:
+        attacked = cell.subject.kind == "attacks"
+        key = (cell.arm, cell.seed, plan.study.attacks.index(cell.attack) if attacked and cell.attack else -1)
+        steps = gathered.setdefault(key, {})
+        for step in ([cell.subject] if attacked else []) + [step for _, step in cell.evaluations]:
+            steps.setdefault(step.identity, step)
+    return made + [Group(tuple(steps.values())) for steps in gathered.values()]
+
+
+def waiting(plan: Plan, store: Store) -> list[Group]:
+    """The groups that have something left to do."""
+    done = {step.identity for step in plan.steps if store.record(step.identity) is not None}
+    return [group for group in groups(plan) if any(step.identity not in done for step in group.steps)]
+
+
+def run(plan: Plan, store: Store, watcher: Watcher) -> int:
+    """Do everything that is not done. Returns how many steps were done."""
+    left = waiting(plan, store)
+    if not left:
+        return 0
+    count = sum(store.record(step.identity) is None for group in left for step in group.steps)
+    workers = plan.study.workers or max(1, (os.cpu_count() or 1) // plan.study.threads)
+    workers = min(workers, len(left))
+    work = _here if workers == 1 else _in_processes
+    work(left, plan.study, store, watcher, workers)
+    return count
+
+
+def _here(left: list[Group], study: Study, store: Store, watcher: Watcher, workers: int) -> None:
+    """One group after another, in this process."""
+    compute_with(study.threads)
+    bench = Bench(study, store, watcher.progress)
+    for group in left:
+        watcher.started(group.steps)
+        bench.do(group.steps)
+        watcher.finished(group.steps)
+
+
+def _in_processes(left: list[Group], study: Study, store: Store, watcher: Watcher, workers: int) -> None:
+    """Groups side by side, each as soon as what it needs is done."""
+    context = get_context("spawn")
+    reports = context.Queue()
+    unmade = {step.identity for group in left for step in group.steps if store.record(step.identity) is None}
+    with (
+        ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_begin, initargs=(study, store.root.parent, reports)
+        ) as pool,
+        _listening(reports, watcher.progress),
+    ):
+        running: dict[Future[None], Group] = {}
+        try:
+            while left or running:
+                for group in [g for g in left if not g.needs & unmade][: workers - len(running)]:
+                    left.remove(group)
+                    watcher.started(group.steps)
+                    running[pool.submit(_do, group)] = group
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    group = running.pop(future)
+                    future.result()
+                    unmade -= {step.identity for step in group.steps}
+                    watcher.finished(group.steps)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _listening(reports: Any, say: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Pass on what the workers report while the block runs."""
+
+    def listen() -> None:
+        while (report := reports.get()) is not None:
+            say(*report)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        reports.put(None)
+        thread.join()
+
+
+_bench: Bench | None = None
+
+
+def _begin(study: Study, home: Any, reports: Any) -> None:
+    """What a worker does first: it computes with the study's threads, and ends when its parent does."""
+    global _bench
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    compute_with(study.threads)
+    _bench = Bench(study, Store(home), lambda *report: reports.put(report))
+
+
+def _do(group: Group) -> None:
+    if _bench is None:
+        raise RuntimeError("the worker was not begun")
+    _bench.do(group.steps)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+
+def compute_with(threads: int) -> None:
+    """Fix what the last bit of a number depends on, and keep libraries quiet."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

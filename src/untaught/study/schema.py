@@ -1,0 +1,328 @@
+"""A study file: which arms are compared, under which attacks, on which evaluations, for which seeds.
+
+Read top to bottom it is the experiment. `load` checks all of it before anything is spent: names of components,
+settings, arms, donors and item sets.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+
+from ..core import Budget, Role, Settings, UserError, suggest
+from ..core.shelves import component_of, find
+from ..lab.start import StartingModel
+
+WORLDS = ("compounds",)
+
+
+def _name(value: str) -> str:
+    if not value or not all(c.isalnum() or c in "-_." for c in value) or value[0] in "-.":
+        raise ValueError("must be made of letters, digits, '-', '_' and '.', and start with a letter or digit")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class Budgets(Settings):
+    """The budgets of an attack: a number, or a list of them for a curve. At most one of the three is a list."""
+
+    steps: int | tuple[int, ...] | None = None
+    tokens: int | tuple[int, ...] | None = None
+    examples: int | tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Budgets:
+        values = [v for v in (self.steps, self.tokens, self.examples) if v is not None]
+        if sum(isinstance(v, tuple) for v in values) > 1:
+            raise ValueError("at most one of steps, tokens and examples may be a list")
+        if any(number < 0 for v in values for number in (v if isinstance(v, tuple) else (v,))):
+            raise ValueError("a budget must not be negative")
+        if () in values:
+            raise ValueError("a list of budgets must not be empty")
+        return self
+
+    def points(self) -> list[Budget]:
+        """Each budget there is to try, smallest first."""
+        given = self.model_dump(exclude_none=True)
+        listed = next((name for name, value in given.items() if isinstance(value, tuple)), None)
+        if listed is None:
+            return [Budget(**given)]
+        return [Budget(**{**given, listed: value}) for value in sorted(set(given[listed]))]
+
+
+class Entry(Settings):
+    """One component in a study: `{use: NAME, budget: ..., SETTING: VALUE, ...}`."""
+
+    use: str
+    """Name of a component: its file's name on the shelf."""
+    budget: Budgets | None = None
+    """For attacks: what the attacker may spend."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The component's own settings; in a file they stand beside `use`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, table: Any) -> Any:
+        if isinstance(table, str):
+            return {"use": table}
+        if not isinstance(table, Mapping) or "settings" in table:
+            return table
+        own = {"use", "budget"}
+        return {k: v for k, v in table.items() if k in own} | {
+            "settings": {k: v for k, v in table.items() if k not in own}
+        }
+
+    def component(self, shelf: str, where: str) -> Any:
+        """The component, built from its settings."""
+        return find(shelf, self.use).settle(self.settings, f"{where} ({shelf}.{self.use})")
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a study file."""
+        budget = {} if self.budget is None else {"budget": self.budget.model_dump(mode="json", exclude_none=True)}
+        return {"use": self.use, **budget, **self.settings}
+
+
+class Files(Settings):
+    """A corpus in files: paths of files or folders, from the study file's own folder."""
+
+    hazard: tuple[str, ...] | str
+    benign: tuple[str, ...] | str
+    attack_hazard: tuple[str, ...] | str = ()
+    """What the attacker has; the corpus itself when left out."""
+    attack_benign: tuple[str, ...] | str = ()
+    text_column: str = "text"
+
+    def paths(self, side: str, folder: Path) -> list[Path]:
+        """The paths of one side."""
+        given = getattr(self, side)
+        return [folder / path for path in ((given,) if isinstance(given, str) else given)]
+
+
+class Arm(Settings):
+    """A subject made in one way: start from another arm or the base, filter, train, unlearn."""
+
+    start: str | None = Field(None, alias="from")
+    """Another arm to start from; None is the base."""
+    filters: tuple[Entry, ...] = ()
+    """Stages, cheap to dear. Each removes what it flags and hands on the rest."""
+    training: tuple[Entry, ...] = ()
+    unlearning: tuple[Entry, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a study file."""
+        start = {} if self.start is None else {"from": self.start}
+        parts = {
+            part: [entry.plain() for entry in getattr(self, part)] for part in ("filters", "training", "unlearning")
+        }
+        return start | {part: entries for part, entries in parts.items() if entries}
+
+
+class Study(Settings):
+    """A whole study."""
+
+    title: str = "A study"
+    seeds: tuple[int, ...] = (0,)
+    """Every arm, attack and evaluation is repeated for each. World, weights and order of texts all follow the seed."""
+    world: Entry | None = None
+    """A world of the lab, such as `lab:compounds` or `{use: compounds, substances: 64}`."""
+    start: StartingModel = StartingModel()
+    """Shape of the lab's starting model."""
+    corpus: Files | None = None
+    """In place of a world: a corpus in files."""
+    base: str | None = None
+    """With `corpus`: the folder of the model that the arms start from."""
+    items: dict[Name, str] = {}
+    """With `corpus`: item sets by name, as files."""
+    arms: dict[Name, Arm] = Field(min_length=1)
+    attacks: tuple[Entry, ...] = ()
+    evaluations: tuple[Entry, ...] = Field(min_length=1)
+    missing: float = Field(0.0, ge=0, le=1)
+    """Share of all marks that may be missing before the run ends with exit code 6."""
+    threads: int = Field(1, ge=1)
+    """Processor threads a step computes with. Part of what fixes the last bit of every number."""
+    workers: int | None = Field(None, ge=1)
+    """Steps run side by side; None is as many as the processors allow. It changes no result."""
+
+    _folder: Path = PrivateAttr(default_factory=Path)
+    """Where the study file is; its paths start there."""
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lab_prefix(cls, table: Any) -> Any:
+        if isinstance(table, Mapping) and isinstance(table.get("world"), str):
+            return {**table, "world": {"use": table["world"].removeprefix("lab:")}}
+        return table
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Study:
+        if (self.world is None) == (self.corpus is None):
+            raise ValueError("give either 'world' or 'corpus', one of the two")
+        if self.corpus is not None and (self.base is None or not self.items):
+            raise ValueError("'corpus' needs 'base' (a model folder) and 'items' (files of questions) beside it")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError("'seeds' must be a list of different numbers")
+        return self
+
+    def world_settings(self) -> Any:
+        """The lab world's settings."""
+        if self.world is None:
+            raise ValueError("this study has files, not a world")
+        if self.world.use not in WORLDS:
+            raise UserError(f"there is no lab world '{self.world.use}'.{suggest(self.world.use, WORLDS)}")
+        module = importlib.import_module(f"untaught.lab.{self.world.use}")
+        return component_of(module, "lab", self.world.use, "build").settle(self.world.settings, "world")
+
+    def roles(self) -> dict[str, Role | None]:
+        """Item sets by name, with the role each has; None where only its file tells."""
+        return dict(self.world_settings().ITEMS) if self.corpus is None else dict.fromkeys(self.items)
+
+    def in_order(self) -> Iterator[tuple[str, Arm]]:
+        """The arms, each after the one it starts from."""
+        done: dict[str, Arm] = {}
+        while len(done) < len(self.arms):
+            ready = [n for n, a in self.arms.items() if n not in done and (a.start is None or a.start in done)]
+            if not ready:
+                stuck = next(name for name in self.arms if name not in done)
+                raise UserError(f"arms.{stuck} starts from '{self.arms[stuck].start}', in a circle. Break it.")
+            for name in ready:
+                done[name] = self.arms[name]
+                yield name, self.arms[name]
+
+    def to_yaml(self) -> str:
+        """The resolved study; running it repeats the run."""
+        plain = self.model_dump(mode="json", exclude={"arms", "attacks", "evaluations", "world"}, exclude_none=True)
+        if self.world is not None:
+            plain = {"title": plain.pop("title"), "seeds": plain.pop("seeds"), "world": self.world.plain(), **plain}
+        plain = {k: v for k, v in plain.items() if v != {} and k != "workers"}
+        plain["arms"] = {name: arm.plain() for name, arm in self.arms.items()}
+        plain["attacks"] = [entry.plain() for entry in self.attacks]
+        plain["evaluations"] = [entry.plain() for entry in self.evaluations]
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+
+
+def load(path: Path | None, changes: Mapping[str, Any] | None = None) -> Study:
+    """A study from its file (None: the default study), with settings changed by path, checked and resolved."""
+    file = path or Path(__file__).parent / "default.yaml"
+    table = read_yaml(file)
+    for where, value in (changes or {}).items():
+        change(table, where, value)
+    study = Study.settle(table, file.name)
+    return resolved(study, file)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file that holds one table."""
+    try:
+        table = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no file {file}. Give the path of a YAML file.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}. Give the path of a YAML file.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text, so it is not a YAML file.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{file}{at} is not YAML: {getattr(error, 'problem', None) or 'it cannot be read'}.") from None
+    if not isinstance(table, dict):
+        raise UserError(f"{file} holds {type(table).__name__}, and should hold a table: lines of 'name: value'.")
+    return table
+
+
+def change(table: dict[str, Any], path: str, value: Any) -> None:
+    """Set a value by its path: `seeds`, `arms.rmu.unlearning.0.steps`."""
+    *parents, last = path.split(".")
+    place: Any = table
+    for part in parents:
+        place = _step_into(place, part, path)
+    if isinstance(place, list):
+        place[_position(place, last, path)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise UserError(f"--set {path}: there is nothing to set below a {type(place).__name__}.")
+
+
+def _step_into(place: Any, part: str, path: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, path)]
+    if isinstance(place, dict):
+        return place.setdefault(part, {})
+    raise UserError(f"--set {path}: '{part}' is not a table or a list.")
+
+
+def _position(place: list[Any], part: str, path: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise UserError(f"--set {path}: '{part}' should be a position from 0 to {len(place) - 1}.")
+    return int(part)
+
+
+def resolved(study: Study, file: Path) -> Study:
+    """The study with every default filled in, after every name in it was checked."""
+    folder = file.parent
+
+    def fill(entry: Entry, shelf: str, where: str) -> Entry:
+        component = entry.component(shelf, where).resolved(folder)
+        if entry.budget is not None and shelf != "attacks":
+            raise UserError(f"{where} ({shelf}.{entry.use}) has a budget; only attacks have one. Set its 'steps'.")
+        return entry.model_copy(update={"settings": component.changed()})
+
+    arms = {
+        name: arm.model_copy(
+            update={
+                part: tuple(
+                    fill(e, part, f"{file.name}, arms.{name}.{part}.{i}") for i, e in enumerate(getattr(arm, part))
+                )
+                for part in ("filters", "training", "unlearning")
+            }
+        )
+        for name, arm in study.arms.items()
+    }
+    attacks = tuple(fill(e, "attacks", f"{file.name}, attacks.{i}") for i, e in enumerate(study.attacks))
+    evaluations = tuple(
+        fill(e, "evaluations", f"{file.name}, evaluations.{i}") for i, e in enumerate(study.evaluations)
+    )
+    done = study.model_copy(update={"arms": arms, "attacks": attacks, "evaluations": evaluations})
+    if done.world is not None:
+        done = done.model_copy(
+            update={"world": done.world.model_copy(update={"settings": done.world_settings().changed()})}
+        )
+    done._folder = folder
+    _check_names(done, file.name)
+    return done
+
+
+def _check_names(study: Study, file: str) -> None:
+    """Arms, donors and item sets that are mentioned exist."""
+    for name, arm in study.arms.items():
+        if arm.start is not None and arm.start not in study.arms:
+            raise UserError(f"{file}, arms.{name}.from is '{arm.start}'.{suggest(arm.start, study.arms)}")
+        if arm.filters and not arm.training:
+            raise UserError(
+                f"{file}, arms.{name} filters text but trains on none. Add 'training', or remove 'filters'."
+            )
+    list(study.in_order())
+    mentioned = [("attacks", e) for e in study.attacks]
+    mentioned += [(f"arms.{n}.unlearning", e) for n, a in study.arms.items() for e in a.unlearning]
+    for where, entry in mentioned:
+        donor = entry.settings.get("donor")
+        if donor is not None and donor not in study.arms:
+            raise UserError(
+                f"{file}, {where} ({entry.use}) has donor '{donor}', which is no arm.{suggest(donor, study.arms)}"
+            )
+    known = study.roles()
+    for index, entry in enumerate(study.evaluations):
+        items = entry.settings.get("items")
+        if items is not None and items not in known:
+            raise UserError(f"{file}, evaluations.{index} ({entry.use}) has items '{items}'.{suggest(items, known)}")

@@ -1,0 +1,118 @@
+"""One component on one model, without a study: what `untaught unlearn`, `attack` and `evaluate` do."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ..attest import digest
+from ..core import Budget, Role, Subject, UserError, summarise
+from ..corpus.world import from_files, read_any_items, split
+from ..engine.rig import Progress, Rig
+from .schema import Entry, Files, change, read_yaml
+
+
+class Job(Entry):
+    """A component with what a study would have given it: text, a budget, a seed. Paths start at the file's folder."""
+
+    corpus: Files | None = None
+    """Text for training, unlearning and attacks."""
+    spend: Budget = Budget()
+    """The most it may spend."""
+    seed: int = 0
+    donor_folder: str | None = None
+    """For components with a `donor`: the other model's folder."""
+    threads: int = Field(1, ge=1)
+
+
+OWN = ("use", "corpus", "budget", "seed", "threads")
+
+
+def read_job(config: Path | None, changes: Mapping[str, Any]) -> tuple[Job, Path]:
+    """A job from its file and changes to it, and the folder its paths start from."""
+    table = {} if config is None else read_yaml(config)
+    for path, value in changes.items():
+        change(table, path, value)
+    where = config.name if config else "--set"
+    if "use" not in table:
+        raise UserError(f"{where} names no component. Add 'use: NAME'; `untaught list` shows the names.")
+    job = {name: table[name] for name in OWN if name in table}
+    if "budget" in job:
+        job["spend"] = job.pop("budget")
+    settings = {name: value for name, value in table.items() if name not in OWN}
+    if "donor" in settings:
+        job["donor_folder"] = settings["donor"]
+    return Job.settle({**job, "settings": settings}, where), config.parent if config else Path()
+
+
+def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progress: Progress | None) -> dict[str, Any]:
+    """Apply an unlearning method or an attack to a model folder; write the new model folder whole or not at all."""
+    component = job.component(shelf, "the job").resolved(folder)
+    if job.corpus is None:
+        raise UserError("the job has no corpus. Add 'corpus: {hazard: PATH, benign: PATH}'.")
+    sides = [job.corpus.paths(side, folder) for side in ("hazard", "benign")]
+    world = from_files(sides[0], sides[1], {}, text_column=job.corpus.text_column)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"the folder {out} is not empty. Give another with --out.")
+    from ..engine import models
+
+    donor = None if job.donor_folder is None else (lambda: models.load(folder / str(job.donor_folder)))
+    rig = Rig(job.seed, f"{shelf}/{job.use}", budget=job.spend, donor=donor, progress=progress)
+    subject = component.apply(models.load(model), split(world.documents), rig)
+    rig.spent.seconds = rig.elapsed
+    weights = _write(subject, out)
+    return {"model": str(out), "weights": weights, "spent": rig.spent.plain(), "measured": rig.measured}
+
+
+def _write(subject: Subject, out: Path) -> str:
+    from ..engine import models
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"the folder {out} cannot be written: {error.strerror}. Give another with --out.") from None
+    try:
+        models.save(subject, made)
+        made.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        made.rename(out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return digest.of_weights(out)
+
+
+def evaluate(model: Path, job: Job, folder: Path) -> list[dict[str, Any]]:
+    """Grade a model folder on a file of items: one row a metric."""
+    component = job.component("evaluations", "the job").resolved(folder)
+    items = read_any_items(folder / component.items)
+    from ..engine import models
+
+    role: Role | None = component.role or (items["role"][0].as_py() if "role" in items.column_names else None)
+    marks = component.grade(models.load(model), items).to_pylist()
+    rows = []
+    for metric in dict.fromkeys(mark["metric"] for mark in marks):
+        of = summarise([mark["value"] for mark in marks if mark["metric"] == metric])
+        chances = [mark["chance"] for mark in marks if mark["metric"] == metric and mark["chance"] is not None]
+        rows.append(
+            {
+                "evaluation": job.use,
+                "role": role,
+                "items": component.items,
+                "metric": metric,
+                "value": of.value,
+                "low": of.low,
+                "high": of.high,
+                "n": of.n,
+                "missing": of.missing,
+                "chance": sum(chances) / len(chances) if chances else None,
+                "weights": digest.of_weights(model),
+            }
+        )
+    return rows

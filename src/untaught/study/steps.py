@@ -1,0 +1,282 @@
+"""Doing a step: from its inputs in the store to its outputs in the store."""
+
+from __future__ import annotations
+
+import functools
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..attest import digest
+from ..core import Record, Spent, Subject, UserError, Wrap
+from ..core.statistics import wilson
+from ..corpus.world import World, from_files, split
+from ..corpus.writing import write_documents
+from ..engine.rig import Progress, Rig
+from .provenance import code, uses, versions
+from .schema import Entry, Study
+from .store import Store
+
+if TYPE_CHECKING:
+    from .plan import Step
+
+MODEL = "model"
+"""Folder of a step's weights, in the step's folder."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a step, before it is a record."""
+
+    outputs: dict[str, str]
+    spent: Spent
+    measured: Mapping[str, Any]
+
+
+class Bench:
+    """Where steps are done: a study, a store, and how to say how far one is."""
+
+    def __init__(self, study: Study, store: Store, say: Callable[[str, int, int], None] | None = None) -> None:
+        self.study, self.store, self.say = study, store, say
+
+    def do(self, group: Sequence[Step]) -> None:
+        """Do the steps of a group that are not done. Attacks that differ in budget only are one run with stops."""
+        attacks = [step for step in group if step.kind == "attacks"]
+        graded = [step for step in group if step.kind == "evaluations"]
+        for step in group:
+            if step.kind not in ("attacks", "evaluations") and not self.done(step):
+                self._write(step, getattr(self, f"_{step.kind}"))
+        wanted = [a for a in attacks if any(not self.done(g) for g in graded if g.inputs["subject"] == a)]
+        wanted += [a for a in attacks if not self.done(a) and a not in wanted]
+        missing = [a for a in wanted if not (self.done(a) and self._model(a).is_dir())]
+        if missing:
+            self._attack(missing)
+        for step in graded:
+            if not self.done(step):
+                self._write(step, self._evaluations)
+        for step in attacks:
+            self.store.drop(step.identity, MODEL)
+
+    def done(self, step: Step) -> bool:
+        """Whether the step's record is there."""
+        return self.store.record(step.identity) is not None
+
+    # -- kinds of step --------------------------------------------------------------------------------------------
+
+    def _world(self, step: Step, folder: Path) -> Done:
+        study = self.study
+        if study.corpus is None:
+            world = study.world_settings().build(step.seed)
+            start = study.start.build(world.documents["text"].to_pylist(), step.seed)
+            outputs = self._save(start, folder)
+        else:
+            corpus, at = study.corpus, study.folder
+            world = from_files(
+                corpus.paths("hazard", at),
+                corpus.paths("benign", at),
+                {name: at / path for name, path in study.items.items()},
+                attack_hazard=corpus.paths("attack_hazard", at),
+                attack_benign=corpus.paths("attack_benign", at),
+                text_column=corpus.text_column,
+            )
+            from ..engine import models
+
+            outputs = self._save(models.load(at / str(study.base)), folder)
+        world.save(folder)
+        truth = split(world.documents)
+        outputs |= {name: digest.of_file(folder / name) for name in ("documents.parquet", "attack.parquet")}
+        measured = {"hazard": truth.hazard.num_rows, "benign": truth.benign.num_rows}
+        return Done(outputs, Spent(), measured)
+
+    def _filters(self, step: Step, folder: Path) -> Done:
+        """Stages in order: each removes what it flags and hands on the rest."""
+        world = self._text(step)
+        stages, left, columns = [], np.ones(world.documents.num_rows, dtype=bool), []
+        hazard = world.documents["hazard"].to_numpy(zero_copy_only=False)
+        for index, plain in enumerate(step.settings["filters"]):
+            rig = Rig(step.seed, f"filters/{plain['use']}")
+            scorer = Entry.settle(plain, "a filter").component("filters", f"stage {index}").fit(world.labelled, rig)
+            findings = scorer.measure(world.documents.filter(pa.array(left)))
+            keep = np.asarray(scorer.keep(findings))
+            removed = np.flatnonzero(left)[~keep]
+            left[removed] = False
+            stages.append({"use": plain["use"], "removed": len(removed), "hazard_removed": int(hazard[removed].sum())})
+            columns.append((plain["use"], removed, findings.filter(pa.array(~keep))))
+        write_documents(world.documents.filter(pa.array(left)), folder / "kept.parquet")
+        write_documents(_decisions(world.documents, columns), folder / "decisions.parquet")
+        outputs = {name: digest.of_file(folder / name) for name in ("kept.parquet", "decisions.parquet")}
+        return Done(outputs, Spent(), {"arm": step.settings["arm"], **_truth(world.documents, left), "stages": stages})
+
+    def _training(self, step: Step, folder: Path) -> Done:
+        if "text" in step.inputs:
+            table = pq.read_table(self.store.folder(step.inputs["text"].identity) / "kept.parquet")
+        else:
+            table = self._text(step).documents
+        return self._intervene(step, folder, table)
+
+    def _unlearning(self, step: Step, folder: Path) -> Done:
+        return self._intervene(step, folder, self._text(step).documents)
+
+    def _intervene(self, step: Step, folder: Path, documents: pa.Table) -> Done:
+        rig = self._rig(step)
+        subject = self._component(step).apply(self._subject(step.inputs["subject"]), split(documents), rig)
+        rig.spent.seconds = rig.elapsed
+        return Done(self._save(subject, folder), rig.spent, rig.measured)
+
+    def _attack(self, steps: Sequence[Step]) -> None:
+        """One run with the largest budget; the smaller ones are stops on the way, or runs of their own."""
+        ordered = sorted(steps, key=lambda s: s.budget.steps if s.budget and s.budget.steps is not None else 10**18)
+        largest = ordered[-1]
+        stops = [s.budget.steps for s in ordered[:-1] if s.budget and s.budget.steps is not None]
+        rig = self._rig(largest, stops)
+        corpus = split(self._text(largest).attack)
+        subject = self._component(largest).apply(self._subject(largest.inputs["subject"]), corpus, rig)
+        rig.spent.seconds = rig.elapsed
+        for step in ordered[:-1]:
+            point = rig.snapshots.get(step.budget.steps) if step.budget else None
+            if point is None:
+                self._attack([step])
+                continue
+            model, spent = point
+            self._finish_attack(step, replace(subject, model=model), spent, {})
+        self._finish_attack(largest, subject, rig.spent, rig.measured)
+
+    def _finish_attack(self, step: Step, subject: Subject, spent: Spent, measured: Mapping[str, Any]) -> None:
+        before = self.store.record(step.identity)
+        self._write(step, lambda _, folder: Done(self._save(subject, folder), spent, measured))
+        after = self.store.record(step.identity)
+        if before and after and before.outputs["weights"] != after.outputs["weights"]:
+            raise UserError(
+                f"{step.label} gave other weights than before: {after.outputs['weights'][:12]}, not"
+                f" {before.outputs['weights'][:12]}. The machine or its libraries changed; use a new UNTAUGHT_HOME."
+            )
+
+    def _evaluations(self, step: Step, folder: Path) -> Done:
+        component = self._component(step)
+        world = self._text(step)
+        marks = component.grade(self._subject(step.inputs["subject"]), world.items[component.items])
+        write_documents(marks, folder / "marks.parquet")
+        role = component.role or _role(world.items[component.items], component.items)
+        return Done({"marks.parquet": digest.of_file(folder / "marks.parquet")}, Spent(), {"role": role})
+
+    # -- what the kinds share -------------------------------------------------------------------------------------
+
+    def _rig(self, step: Step, stops: Sequence[int] = ()) -> Rig:
+        donor = step.inputs.get("donor")
+        progress: Progress | None = None
+        if self.say is not None:
+            progress = functools.partial(self.say, step.identity)
+        return Rig(
+            step.seed,
+            f"{step.kind}/{step.entry.use if step.entry else ''}",
+            budget=step.budget,
+            stops=stops,
+            donor=None if donor is None else lambda: self._subject(donor),
+            progress=progress,
+        )
+
+    def _component(self, step: Step) -> Any:
+        if step.entry is None:
+            raise ValueError(f"{step.label} has no component")
+        return step.entry.component(step.kind, step.label)
+
+    def _model(self, step: Step) -> Path:
+        return self.store.folder(step.identity) / MODEL
+
+    def _subject(self, step: Step) -> Subject:
+        from ..engine import models
+
+        wrap = json.loads((self._model(step) / "wrap.json").read_text(encoding="utf-8"))
+        return models.load(self._model(step), Wrap(**wrap))
+
+    def _text(self, step: Step) -> World:
+        return World.load(self.store.folder(step.inputs["world"].identity))
+
+    def _save(self, subject: Subject, folder: Path) -> dict[str, str]:
+        from ..engine import models
+
+        models.save(subject, folder / MODEL)
+        (folder / MODEL / "wrap.json").write_text(subject.wrap.model_dump_json(), encoding="utf-8")
+        return {"weights": digest.of_weights(folder / MODEL)}
+
+    def _write(self, step: Step, work: Callable[[Step, Path], Done]) -> None:
+        """Do the work in a folder of its own, and make it the step's with the record written last."""
+        began = time.perf_counter()
+        with self.store.writing(step.identity) as folder:
+            done = work(step, folder)
+            spent = {name: value for name, value in done.spent.plain().items() if name != "seconds"}
+            seconds = done.spent.seconds or time.perf_counter() - began
+            self.store.finish(
+                folder,
+                Record(
+                    identity=step.identity,
+                    kind=step.kind,
+                    title=step.label,
+                    component=step.entry.use if step.entry else None,
+                    settings=dict(step.settings),
+                    seed=step.seed,
+                    inputs={role: above.identity for role, above in step.inputs.items()},
+                    outputs=done.outputs,
+                    measured=dict(done.measured),
+                    spent=spent,
+                    cost={"seconds": round(seconds, 3), "peak_bytes": _peak_bytes()},
+                    code=code(step.kind, uses(step.kind, step.settings)),
+                    versions=versions(),
+                ),
+            )
+
+
+def _role(items: pa.Table, name: str) -> str:
+    if "role" not in items.column_names:
+        raise UserError(f"the items '{name}' have no column 'role'. Add it, or set 'role' in the evaluation.")
+    return items["role"][0].as_py()
+
+
+def _decisions(documents: pa.Table, removed: Sequence[tuple[str, np.ndarray, pa.Table]]) -> pa.Table:
+    """What was removed, by which stage, for what reason."""
+    parts = [
+        pa.table({"row": rows, "id": documents["id"].take(pa.array(rows)), "stage": [use] * len(rows)})
+        .append_column("score", findings["score"])
+        .append_column("reason", findings["reason"])
+        .append_column("terms", findings["terms"])
+        for use, rows, findings in removed
+    ]
+    return pa.concat_tables(parts).sort_by("row")
+
+
+def _truth(documents: pa.Table, kept: np.ndarray) -> dict[str, Any]:
+    """A filter's decisions against what is true: recall and precision of removal, with 95% intervals."""
+    hazard = documents["hazard"].to_numpy(zero_copy_only=False)
+    caught, wrong = int((hazard & ~kept).sum()), int((~hazard & ~kept).sum())
+    found: dict[str, Any] = {
+        "read": len(kept),
+        "kept": int(kept.sum()),
+        "removed": caught + wrong,
+        "hazard": int(hazard.sum()),
+        "benign": int((~hazard).sum()),
+        "hazard_removed": caught,
+        "benign_removed": wrong,
+    }
+    for name, of in (("recall", found["hazard"]), ("precision", found["removed"])):
+        if of:
+            found[name] = caught / of
+            found[f"{name}_low"], found[f"{name}_high"] = wilson(caught / of, of)
+    if "disguised" in documents.column_names:
+        disguised = documents["disguised"].to_numpy(zero_copy_only=False)
+        found |= {"disguised": int(disguised.sum()), "disguised_removed": int((disguised & ~kept).sum())}
+    return found
+
+
+def _peak_bytes() -> float:
+    """Most memory this process has held. The kernel counts in KiB on Linux and in bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
