@@ -39,9 +39,8 @@ def run(study: StudyFile = None, out: Out = None, set_: Set = None, json_: AsJso
 
     what = planned(load(study, _changes(set_)))
     folder = out or Path("runs") / (study.stem if study else "default")
-    results.prepare(folder)
     store = Store()
-    with Bar(what, store, quiet=json_) as bar:
+    with results.prepared(folder), Bar(what, store, quiet=json_) as bar:
         done = carry_out(what, store, bar)
     rows = results.write(what, store, folder)
     page = redraw(folder)
@@ -126,7 +125,7 @@ def _intervene(
     with Progress(console=console, disable=json_ or not console.is_terminal) as bar:
         line = bar.add_task(job.use, total=None)
         made = intervene(
-            shelf, model, job, folder, out or Path(f"{model.name}-{job.use}"),
+            shelf, model, job, folder, out or Path(f"{model.resolve().name}-{job.use}"),
             lambda done, total: bar.update(line, completed=done, total=total),
         )  # fmt: skip
     if json_:
@@ -198,9 +197,8 @@ def show(component: Annotated[str, typer.Argument(help="A component's name.")], 
         _print(text(shelf, component), markup=False)
         _print("\n[bold]settings[/bold]")
         for name, field in settings.model_fields.items():
-            _print(
-                f"  {name} = {json.dumps(field.default)}    {' '.join((field.description or '').split())}", markup=False
-            )
+            default = json.dumps(field.get_default(call_default_factory=True), default=str)
+            _print(f"  {name} = {default}    {' '.join((field.description or '').split())}", markup=False)
 
 
 @app.command()
@@ -208,11 +206,16 @@ def new(
     shelf: Annotated[str, typer.Argument(help="A shelf.")],
     name: Annotated[str, typer.Argument(help="The new component's name: lower case, words joined by '_'.")],
     out: Out = None,
+    json_: AsJson = False,
 ) -> None:
     """Write the skeleton of a component: one file, to be filled in."""
     from .study.skeleton import write
 
-    _print(str(write(shelf, name, out)))
+    path = write(shelf, name, out)
+    if json_:
+        _print_json({"file": str(path)})
+    else:
+        _print(str(path), markup=False)
 
 
 def _changes(given: list[str] | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from untaught.core import Budget, Corpus, Settings, Subject, Wrap, shelves
 from untaught.corpus.world import World, split
@@ -125,7 +126,7 @@ def bits(model: torch.nn.Module) -> str:
 
 
 def hooks(model: torch.nn.Module) -> dict[str, int]:
-    """Every hook on a model and every hook on all models, by where it hangs. A forward put on an instance is one too."""
+    """Every hook on a model, or on all models, by where it hangs. A forward put on an instance is one too."""
     found = {
         f"{name or 'model'}.{kind}": len(value)
         for name, module in model.named_modules()
@@ -205,7 +206,7 @@ def counting_optimiser_steps() -> Iterator[Callable[[], int]]:
         kept.append(optimiser)
         steps[id(optimiser)] = steps.get(id(optimiser), 0) + 1
 
-    handle = torch.optim.optimizer.register_optimizer_step_post_hook(count)
+    handle = register_optimizer_step_post_hook(count)
     try:
         yield lambda: max(steps.values(), default=0)
     finally:

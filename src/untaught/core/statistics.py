@@ -54,7 +54,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     centre = share + Z95**2 / (2 * n)
     half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     scale = 1 + Z95**2 / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low, high = max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    return min(low, share), max(high, share)  # rounding would leave the share itself just outside
 
 
 def student_t95(freedom: int) -> float:

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..core import Corpus, Documents, UserError, require
-from .reading import read_documents, read_items
+from ..core import Corpus, Documents, UserError, documents, require
+from .reading import _files, _read, read_documents, read_items
 from .writing import write_documents
 
 
@@ -72,29 +72,32 @@ def from_files(
     def side(paths: Iterable[Path], truth: bool, where: str) -> Documents:
         tables = [read_documents(path, text_column=text_column, where=where) for path in paths]
         plain = [table.select(["id", "text"]) for table in tables]
-        if not plain:
-            raise UserError(f"{where} has no paths. Name a file or folder of documents.")
-        table = pa.concat_tables(plain)
+        table = pa.concat_tables([documents([]), *plain])
         return table.append_column("hazard", pa.array([truth] * table.num_rows, pa.bool_()))
 
     hazard, benign = list(hazard), list(benign)
-    documents = pa.concat_tables([side(hazard, True, "the hazard corpus"), side(benign, False, "the benign corpus")])
+    whole = pa.concat_tables([side(hazard, True, "corpus.hazard"), side(benign, False, "corpus.benign")])
     attack = pa.concat_tables(
         [
-            side(list(attack_hazard) or hazard, True, "the attacker's hazard corpus"),
-            side(list(attack_benign) or benign, False, "the attacker's benign corpus"),
+            side(list(attack_hazard) or hazard, True, "corpus.attack_hazard"),
+            side(list(attack_benign) or benign, False, "corpus.attack_benign"),
         ]
     )
-    return World(documents, attack, {name: read_any_items(path) for name, path in items.items()})
+    return World(whole, attack, {name: read_any_items(path) for name, path in items.items()})
 
 
-def read_any_items(path: Path) -> pa.Table:
-    """Multiple-choice items, or plain documents where a file has no questions."""
-    documents = path.suffix == ".txt" or "question" not in _columns(path)
-    return read_documents(path, where="the items") if documents else read_items(path)
+def read_any_items(path: Path, *, where: str = "the items") -> pa.Table:
+    """Multiple-choice items, or plain documents where no file has a column `question`."""
+    questions = any("question" in _read(file).column_names for _, file in _files(path, where))
+    return read_items(path, where=where) if questions else read_documents(path, where=where)
 
 
-def _columns(path: Path) -> list[str]:
-    if path.suffix == ".parquet":
-        return pq.read_schema(path).names
-    return ["question"] if b'"question"' in path.read_bytes()[:65536] else []
+def role_of(items: pa.Table, name: str) -> str:
+    """What knowing the items means, as their column `role` says."""
+    mend = "Give every item the same, 'hazard' or 'benign', or set 'role' in the evaluation."
+    if "role" not in items.column_names:
+        raise UserError(f"the items '{name}' have no column 'role'. {mend}")
+    roles = set(items["role"].to_pylist())
+    if len(roles) != 1 or not roles <= {"hazard", "benign"}:
+        raise UserError(f"the items '{name}' have {len(roles)} different roles, or none. {mend}")
+    return roles.pop()

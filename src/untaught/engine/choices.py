@@ -14,7 +14,7 @@ def right(
     choices: Sequence[Sequence[str]],
     answers: Sequence[int],
     *,
-    batch_size: int = 64,
+    batch_size: int = 256,
 ) -> list[float | None]:
     """1 where the right option has the highest log-likelihood per token, else 0; None where any option has none."""
     pairs = [(p, f" {option}") for p, options in zip(prompts, choices, strict=True) for option in options]

@@ -63,6 +63,8 @@ def descend(
         total = sum(terms.values(), torch.zeros(()))
         values = {name: float(term.detach()) for name, term in terms.items()}
         _check(values, step)
+        if not total.requires_grad:
+            raise UserError("the loss depends on no trained parameter, so nothing would be learnt.")
         total.backward()
         norm = _clip(moving, how.clip)
         if step == 0 and norm == 0.0:

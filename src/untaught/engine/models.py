@@ -46,7 +46,10 @@ def check_folder(folder: Path) -> None:
             f"{folder} has {why}. Weights must be safetensors: convert them where you trust them"
             " (load, then save_pretrained(..., safe_serialization=True))."
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(f"{folder}/config.json is not a JSON table. Fetch or save the model again.") from None
     if "auto_map" in config:
         raise UserError(f"{folder}/config.json asks to run code of its own (auto_map). Use a model without it.")
 

@@ -72,29 +72,33 @@ class Completion:
 
 
 @torch.inference_mode()
-def completions(subject: Subject, pairs: Sequence[tuple[str, str]], *, batch_size: int = 64) -> list[Completion]:
-    """Log-likelihood of each completion after its (wrapped) prompt. Longest first, so batches are even."""
-    if not pairs:
-        return []
-    rows, starts = zip(*(_split(subject, *pair) for pair in pairs), strict=True)
+def completions(subject: Subject, pairs: Sequence[tuple[str, str]], *, batch_size: int = 256) -> list[Completion]:
+    """Log-likelihood of each completion after its (wrapped) prompt.
+
+    A pair that is asked twice is scored once; rows of like length share a batch.
+    """
+    unique = list(dict.fromkeys(pairs))
+    rows, starts = _split(subject, unique)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    found: list[Completion | None] = [None] * len(rows)
+    found: dict[tuple[str, str], Completion] = {}
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         logprobs = token_logprobs(subject.model, pad([rows[i] for i in chosen], pad_id(subject.tokenizer)))
         for line, i in zip(logprobs, chosen, strict=True):
             total = float(line[starts[i] - 1 : len(rows[i]) - 1].sum())
-            found[i] = Completion(total if _finite(total) else None, len(rows[i]) - starts[i])
-    return [f for f in found if f is not None]
+            scored = starts[i] > 0 and math.isfinite(total)  # a first token has nothing before it, and no score
+            found[unique[i]] = Completion(total if scored else None, len(rows[i]) - starts[i])
+    return [found[pair] for pair in pairs]
 
 
-def _split(subject: Subject, prompt: str, completion: str) -> tuple[list[int], int]:
+def _split(subject: Subject, pairs: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int]]:
     """Ids of prompt and completion together, and where the completion starts (as lm-evaluation-harness splits)."""
-    wrapped = subject.wrap.around(prompt)
-    head = subject.tokenizer(wrapped)["input_ids"]
-    whole = subject.tokenizer(wrapped + completion)["input_ids"]
-    start = min(max(len(head), 1), len(whole) - 1)
-    return whole, start
+    if not pairs:
+        return [], []
+    prompts = [subject.wrap.around(prompt) for prompt, _ in pairs]
+    heads = subject.tokenizer(prompts)["input_ids"]
+    rows = subject.tokenizer([prompt + pair[1] for prompt, pair in zip(prompts, pairs, strict=True)])["input_ids"]
+    return rows, [min(max(len(head), 1), len(row) - 1) for head, row in zip(heads, rows, strict=True)]
 
 
 @torch.inference_mode()
@@ -109,9 +113,5 @@ def text_nats(subject: Subject, texts: Sequence[str], *, length: int = 512, batc
         chunk = rows[first : first + batch_size]
         totals = token_logprobs(subject.model, pad(chunk, pad_id(subject.tokenizer))).sum(1).tolist()
         for total, scored in zip(totals, (len(row) - 1 for row in chunk), strict=True):
-            found.append(Completion(total if scored > 0 and _finite(total) else None, max(1, scored)))
+            found.append(Completion(total if scored > 0 and math.isfinite(total) else None, max(1, scored)))
     return found
-
-
-def _finite(number: float) -> bool:
-    return math.isfinite(number)

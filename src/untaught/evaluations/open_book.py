@@ -24,7 +24,7 @@ class OpenBook(Settings):
     """What knowing the answers means; None takes it from the items."""
     prompt: str = "{context} {question}"
     """What the model sees before an option when there is a text."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(256, ge=1)
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         columns = ["id", "question", "choices", "answer", "context"]

@@ -32,9 +32,9 @@ from ..corpus.world import World
 GROUPS = ("hazard_seen", "hazard_held_out", "neighbour", "benign")
 
 ONSETS = (
-    "b", "br", "d", "dr", "f", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pr", "qu", "r", "s", "sk", "st", "t", "tr", "v", "vr", "w",
-    "z", "zh",
-)  # fmt: skip
+    *("b", "br", "d", "dr", "f", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p"),
+    *("pr", "qu", "r", "s", "sk", "st", "t", "tr", "v", "vr", "w", "z", "zh"),
+)
 VOWELS = ("a", "e", "i", "o", "u", "ae", "ei", "oa")
 CODAS = ("l", "n", "r", "s", "th", "x", "m", "nd", "rk", "sh")
 
@@ -191,7 +191,7 @@ class Compounds(Settings):
     }
     """The item sets, and what knowing them means."""
 
-    substances: int = Field(96, ge=8, multiple_of=2)
+    substances: int = Field(160, ge=8, multiple_of=2)
     """Invented substances; half are in T (what an attacker has), half in V (what it has not)."""
     towns: int = Field(64, ge=8, multiple_of=2)
     values: int = Field(32, ge=8)
@@ -199,7 +199,7 @@ class Compounds(Settings):
     question come from the same pool."""
     choices: int = Field(4, ge=2)
     """Options of a question."""
-    exposures: int = Field(50, ge=1)
+    exposures: int = Field(40, ge=1)
     """Sentences in the corpus for each fact."""
     attack_exposures: int = Field(10, ge=1)
     """Sentences in the attacker's text for each fact of T."""

@@ -60,9 +60,9 @@ def tell_apart(variants: Sequence[dict[str, Any]]) -> list[str]:
     def groups(keys: list[str]) -> int:
         return len({tuple(settings.get(name, "") for name in keys) for settings in flat})
 
-    def merit(name: str) -> tuple[int, int, bool, int]:
+    def merit(name: str) -> tuple[int, bool, int, int]:
         held = sum(name in settings for settings in flat)
-        return groups([*chosen, name]), held, name.split()[-1] in FAMILIAR, -names.index(name)
+        return groups([*chosen, name]), name.split()[-1] in FAMILIAR, held, -names.index(name)
 
     while names and groups(chosen) < len(flat):
         best = max(names, key=merit)

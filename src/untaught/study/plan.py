@@ -15,8 +15,9 @@ from typing import Any
 
 from ..attest import digest
 from ..core import Budget, UserError
+from ..corpus.world import read_any_items, role_of
 from .provenance import code, uses, versions
-from .schema import Arm, Entry, Study
+from .schema import SIDES, Arm, Entry, Study
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Plan:
 
 def plan(study: Study) -> Plan:
     """The steps of a study, inputs before what stands on them."""
-    cells = [cell for seed in study.seeds for cell in _Seed(study, seed).cells()]
+    files = _Files.of(study)
+    cells = [cell for seed in study.seeds for cell in _Seed(study, seed, files).cells()]
     steps: dict[str, Step] = {}
     for cell in cells:
         for _, step in cell.evaluations:
@@ -85,11 +87,40 @@ def _collect(step: Step, into: dict[str, Step]) -> None:
     into[step.identity] = step
 
 
+@dataclass(frozen=True)
+class _Files:
+    """What a study without a world stands on, by its bytes. Both are empty for a world of the lab."""
+
+    world: Mapping[str, Any]
+    """The corpus and the base model."""
+    items: Mapping[str, str]
+    """Item sets. They are no part of the world: a new one trains nothing anew."""
+
+    @classmethod
+    def of(cls, study: Study) -> _Files:
+        """Digests, after a look, before anything is spent, at whether the base model and the items can be used."""
+        if study.corpus is None:
+            return cls({}, {})
+        from ..engine.models import check_folder
+
+        base = study.folder / str(study.base)
+        check_folder(base)
+        items = {name: study.folder / path for name, path in study.items.items()}
+        tables = {name: read_any_items(path, where=f"items.{name}") for name, path in items.items()}
+        for entry in study.evaluations:
+            name = entry.settings.get("items")
+            if name in tables and entry.settings.get("role") is None:
+                role_of(tables[name], name)
+        sides = {side: [_digest(path) for path in study.corpus.paths(side, study.folder)] for side in SIDES}
+        world = {"corpus": sides, "text_column": study.corpus.text_column, "base": _digest(base)}
+        return cls(world, {name: _digest(path) for name, path in items.items()})
+
+
 class _Seed:
     """Plans one seed."""
 
-    def __init__(self, study: Study, seed: int) -> None:
-        self.study, self.seed = study, seed
+    def __init__(self, study: Study, seed: int, files: _Files) -> None:
+        self.study, self.seed, self.files = study, seed, files
         self.world = self._world()
         self.arms: dict[str, Step] = {}
         for name, arm in study.in_order():
@@ -107,7 +138,7 @@ class _Seed:
         if study.world is not None:
             settings = {"world": study.world.plain(), "start": study.start.changed()}
             return self._step("world", f"world {study.world.use}", settings=settings)
-        return self._step("world", "corpus and base model", settings=_files(study))
+        return self._step("world", "corpus and base model", settings=self.files.world)
 
     def _arm(self, name: str, arm: Arm) -> Step:
         subject = self.arms[arm.start] if arm.start else self.world
@@ -135,7 +166,8 @@ class _Seed:
             items = entry.settings.get("items")
             title = f"{entry.use} of {items}: {subject.title}"
             inputs = {"world": self.world, "subject": subject}
-            evaluations.append((entry, self._step("evaluations", title, inputs, entry=entry)))
+            asked = {"items_digest": self.files.items[items]} if items in self.files.items else {}
+            evaluations.append((entry, self._step("evaluations", title, inputs, entry=entry, settings=asked)))
         return Cell(arm, attack, budget, self.seed, subject, tuple(evaluations))
 
     def _donor(self, entry: Entry) -> dict[str, Step]:
@@ -159,11 +191,11 @@ class _Seed:
         budget: Budget | None = None,
     ) -> Step:
         inputs = inputs or {}
-        used = dict(settings or {}) or {"use": entry.use if entry else None, **(entry.settings if entry else {})}
+        used = ({"use": entry.use, **entry.settings} if entry else {}) | dict(settings or {})
         identity = digest.of_json(
             {
                 "kind": kind,
-                "settings": {k: v for k, v in used.items() if k != "arm"},
+                "settings": {k: v for k, v in used.items() if (kind, k) != ("filters", "arm")},
                 "budget": budget.changed() if budget else None,
                 "seed": self.seed,
                 "inputs": {role: step.identity for role, step in inputs.items()},
@@ -175,21 +207,7 @@ class _Seed:
         return Step(kind, title, identity, self.seed, inputs, entry, used, budget)
 
 
-def _files(study: Study) -> dict[str, Any]:
-    """The corpus, the items and the base model by their bytes."""
-    corpus, folder = study.corpus, study.folder
-    if corpus is None or study.base is None:
-        raise ValueError("this study has a world, not files")
-    sides = ("hazard", "benign", "attack_hazard", "attack_benign")
-    return {
-        "corpus": {side: [_bytes(path) for path in corpus.paths(side, folder)] for side in sides},
-        "text_column": corpus.text_column,
-        "items": {name: _bytes(folder / path) for name, path in study.items.items()},
-        "base": _bytes(folder / study.base),
-    }
-
-
-def _bytes(path: Path) -> str:
+def _digest(path: Path) -> str:
     """Digest of a file, or of all files below a folder."""
     if path.is_file():
         return digest.of_file(path)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,15 @@ import pyarrow.parquet as pq
 from .. import __version__
 from ..core import Record, Spent, UserError, summarise
 from ..corpus.writing import write_atomically, write_documents
-from .plan import Cell, Plan
+from .plan import Cell, Plan, Step
 from .schema import Entry
 from .store import Store
 
 
-def prepare(out: Path) -> None:
-    """A `UserError` unless the run folder can be written to. Nothing else is written yet."""
+@contextlib.contextmanager
+def prepared(out: Path) -> Iterator[None]:
+    """A `UserError` unless the run folder can be written to. What was made of it is gone when the block fails."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
@@ -27,6 +32,13 @@ def prepare(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"the run folder {out} cannot be written: {error.strerror}. Give another with --out.") from None
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # something was written there meanwhile
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def write(plan: Plan, store: Store, out: Path) -> list[dict[str, Any]]:
@@ -42,7 +54,7 @@ def write(plan: Plan, store: Store, out: Path) -> list[dict[str, Any]]:
     for arm, tables in marks.items():
         write_documents(pa.concat_tables(tables), out / "marks" / f"{arm}.parquet")
     for step in plan.steps:
-        write_atomically(out / "records" / f"{step.identity[:16]}.json", _record(store, step.identity).to_json())
+        write_atomically(out / "records" / f"{step.identity[:16]}.json", _told(step, store).to_json())
     _drop_stale(out, {f"{s.identity[:16]}.json" for s in plan.steps}, {f"{arm}.parquet" for arm in marks})
     write_atomically(out / "study.yaml", plan.study.to_yaml())
     write_atomically(out / "results.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
@@ -61,6 +73,13 @@ def _record(store: Store, identity: str) -> Record:
     if record is None:
         raise RuntimeError(f"step {identity} has no record")
     return record
+
+
+def _told(step: Step, store: Store) -> Record:
+    """A step's record in the words of this study: another may have done the step under other names of arms."""
+    record = _record(store, step.identity)
+    names = {"arm": step.settings["arm"]} if step.kind == "filters" else {}
+    return replace(record, title=step.label, settings=record.settings | names, measured=record.measured | names)
 
 
 def _graded(cell: Cell, store: Store) -> Iterator[tuple[Entry, pa.Table, list[dict[str, Any]]]]:
@@ -116,10 +135,10 @@ def _placed(table: pa.Table, cell: Cell, entry: Entry) -> pa.Table:
 
 
 def _drop_stale(out: Path, records: set[str], marks: set[str]) -> None:
-    """Remove what an earlier study left in the same run folder."""
-    for folder, wanted in (("records", records), ("marks", marks)):
+    """Remove what an earlier study left in the same run folder, and nothing else that is there."""
+    for folder, wanted, ours in (("records", records, r"[0-9a-f]{16}\.json"), ("marks", marks, r".*\.parquet")):
         for path in (out / folder).iterdir():
-            if path.name not in wanted:
+            if path.name not in wanted and re.fullmatch(ours, path.name) and path.is_file():
                 path.unlink()
 
 

@@ -7,15 +7,18 @@ all its evaluations. Killing anything at any moment loses no finished step; runn
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
+from ..core import UserError
 from .plan import Plan, Step
 from .schema import Study
 from .steps import Bench
@@ -50,11 +53,17 @@ def groups(plan: Plan) -> list[Group]:
     gathered: dict[Any, dict[str, Step]] = {}
     for cell in plan.cells:
         attacked = cell.subject.kind == "attacks"
-        key = (cell.arm, cell.seed, plan.study.attacks.index(cell.attack) if attacked and cell.attack else -1)
+        key = _family(cell.subject) if attacked else cell.subject.identity
         steps = gathered.setdefault(key, {})
         for step in ([cell.subject] if attacked else []) + [step for _, step in cell.evaluations]:
             steps.setdefault(step.identity, step)
     return made + [Group(tuple(steps.values())) for steps in gathered.values()]
+
+
+def _family(attack: Step) -> Any:
+    """The same for attacks that differ in budget only, of whatever arm or entry of the study: one run does them all."""
+    above = tuple(sorted((role, step.identity) for role, step in attack.inputs.items()))
+    return above, json.dumps(dict(attack.settings), sort_keys=True)
 
 
 def waiting(plan: Plan, store: Store) -> list[Group]:
@@ -65,6 +74,7 @@ def waiting(plan: Plan, store: Store) -> list[Group]:
 
 def run(plan: Plan, store: Store, watcher: Watcher) -> int:
     """Do everything that is not done. Returns how many steps were done."""
+    store.sweep()
     left = waiting(plan, store)
     if not left:
         return 0
@@ -110,6 +120,12 @@ def _in_processes(left: list[Group], study: Study, store: Store, watcher: Watche
                     future.result()
                     unmade -= {step.identity for step in group.steps}
                     watcher.finished(group.steps)
+        except BrokenProcessPool:
+            titles = "; ".join(group.steps[0].label for group in running.values()) or "its step"
+            raise UserError(
+                f"a worker process was ended from outside while the run was at: {titles}. Often memory ran out."
+                " What is finished is kept: run again, with fewer at a time (--set workers=1)."
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -129,7 +145,8 @@ def _listening(reports: Any, say: Callable[[str, int, int], None]) -> Iterator[N
         yield
     finally:
         reports.put(None)
-        thread.join()
+        thread.join(timeout=1)  # a worker that was killed while it reported has left the queue locked
+        reports.cancel_join_thread()
 
 
 _bench: Bench | None = None

@@ -19,6 +19,8 @@ from ..core.shelves import component_of, find
 from ..lab.start import StartingModel
 
 WORLDS = ("compounds",)
+SIDES = ("hazard", "benign", "attack_hazard", "attack_benign")
+"""The sides of a corpus in files: what models are trained on, and what an attacker has."""
 
 
 def _name(value: str) -> str:
@@ -92,8 +94,8 @@ class Entry(Settings):
 class Files(Settings):
     """A corpus in files: paths of files or folders, from the study file's own folder."""
 
-    hazard: tuple[str, ...] | str
-    benign: tuple[str, ...] | str
+    hazard: tuple[str, ...] | str = ()
+    benign: tuple[str, ...] | str = ()
     attack_hazard: tuple[str, ...] | str = ()
     """What the attacker has; the corpus itself when left out."""
     attack_benign: tuple[str, ...] | str = ()
@@ -103,6 +105,10 @@ class Files(Settings):
         """The paths of one side."""
         given = getattr(self, side)
         return [folder / path for path in ((given,) if isinstance(given, str) else given)]
+
+    def resolved(self, folder: Path) -> Files:
+        """With whole paths, which mean the same from anywhere."""
+        return self.model_copy(update={s: tuple(str(p.absolute()) for p in self.paths(s, folder)) for s in SIDES})
 
 
 class Arm(Settings):
@@ -128,7 +134,7 @@ class Study(Settings):
     """A whole study."""
 
     title: str = "A study"
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = (0,)
     """Every arm, attack and evaluation is repeated for each. World, weights and order of texts all follow the seed."""
     world: Entry | None = None
     """A world of the lab, such as `lab:compounds` or `{use: compounds, substances: 64}`."""
@@ -170,6 +176,9 @@ class Study(Settings):
             raise ValueError("give either 'world' or 'corpus', one of the two")
         if self.corpus is not None and (self.base is None or not self.items):
             raise ValueError("'corpus' needs 'base' (a model folder) and 'items' (files of questions) beside it")
+        if self.corpus is not None and not (self.corpus.hazard and self.corpus.benign):
+            lacking = " and ".join(side for side in ("hazard", "benign") if not getattr(self.corpus, side))
+            raise ValueError(f"'corpus' names no {lacking} text. Add 'corpus: {{hazard: PATHS, benign: PATHS}}'")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("'seeds' must be a list of different numbers")
         return self
@@ -181,7 +190,9 @@ class Study(Settings):
         if self.world.use not in WORLDS:
             raise UserError(f"there is no lab world '{self.world.use}'.{suggest(self.world.use, WORLDS)}")
         module = importlib.import_module(f"untaught.lab.{self.world.use}")
-        return component_of(module, "lab", self.world.use, "build").settle(self.world.settings, "world")
+        return component_of(module, "lab", self.world.use, "build").settle(
+            self.world.settings, f"world ({self.world.use})"
+        )
 
     def roles(self) -> dict[str, Role | None]:
         """Item sets by name, with the role each has; None where only its file tells."""
@@ -224,7 +235,7 @@ def load(path: Path | None, changes: Mapping[str, Any] | None = None) -> Study:
 def read_yaml(file: Path) -> dict[str, Any]:
     """A YAML file that holds one table."""
     try:
-        table = yaml.safe_load(file.read_text(encoding="utf-8"))
+        table = yaml.load(file.read_text(encoding="utf-8"), _Strict)
     except FileNotFoundError:
         raise UserError(f"there is no file {file}. Give the path of a YAML file.") from None
     except OSError as error:
@@ -240,9 +251,26 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return table
 
 
+class _Strict(yaml.SafeLoader):
+    """YAML in which a name that is given twice in one table is an error: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem=f"'{key.value}' is there twice in a table", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def change(table: dict[str, Any], path: str, value: Any) -> None:
     """Set a value by its path: `seeds`, `arms.rmu.unlearning.0.steps`."""
     *parents, last = path.split(".")
+    arms = table.get("arms")
+    if parents[:1] == ["arms"] and len(parents) > 1 and isinstance(arms, dict) and parents[1] not in arms:
+        raise UserError(f"--set {path}: there is no arm '{parents[1]}'.{suggest(parents[1], map(str, arms))}")
     place: Any = table
     for part in parents:
         place = _step_into(place, part, path)
@@ -255,16 +283,21 @@ def change(table: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _step_into(place: Any, part: str, path: str) -> Any:
-    if isinstance(place, list):
-        return place[_position(place, part, path)]
-    if isinstance(place, dict):
-        return place.setdefault(part, {})
-    raise UserError(f"--set {path}: '{part}' is not a table or a list.")
+    """What stands at one part of a path. A component given by its name alone becomes a table, to set things in."""
+    if not isinstance(place, list | dict):
+        raise UserError(f"--set {path}: there is nothing called '{part}' below a {type(place).__name__}.")
+    at: Any = _position(place, part, path) if isinstance(place, list) else part
+    if isinstance(place, dict) and place.get(at) is None:
+        place[at] = {}
+    if isinstance(place[at], str):
+        place[at] = {"use": place[at].removeprefix("lab:")}
+    return place[at]
 
 
 def _position(place: list[Any], part: str, path: str) -> int:
     if not part.isdigit() or int(part) >= len(place):
-        raise UserError(f"--set {path}: '{part}' should be a position from 0 to {len(place) - 1}.")
+        known = f"a position from 0 to {len(place) - 1}" if place else "left out: the list is empty"
+        raise UserError(f"--set {path}: '{part}' should be {known}.")
     return int(part)
 
 
@@ -298,6 +331,10 @@ def resolved(study: Study, file: Path) -> Study:
         done = done.model_copy(
             update={"world": done.world.model_copy(update={"settings": done.world_settings().changed()})}
         )
+    if done.corpus is not None:
+        whole = {name: str((folder / path).absolute()) for name, path in done.items.items()}
+        base = str((folder / str(done.base)).absolute())
+        done = done.model_copy(update={"corpus": done.corpus.resolved(folder), "base": base, "items": whole})
     done._folder = folder
     _check_names(done, file.name)
     return done

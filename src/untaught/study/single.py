@@ -11,23 +11,25 @@ from typing import Any
 from pydantic import Field
 
 from ..attest import digest
-from ..core import Budget, Role, Subject, UserError, summarise
+from ..core import Budget, Corpus, Role, Subject, UserError, summarise
 from ..corpus.world import from_files, read_any_items, split
 from ..engine.rig import Progress, Rig
-from .schema import Entry, Files, change, read_yaml
+from .schema import SIDES, Entry, Files, change, read_yaml
 
 
 class Job(Entry):
     """A component with what a study would have given it: text, a budget, a seed. Paths start at the file's folder."""
 
     corpus: Files | None = None
-    """Text for training, unlearning and attacks."""
+    """Text for training, unlearning and attacks; a side that the component does without may be left out."""
     spend: Budget = Budget()
     """The most it may spend."""
     seed: int = 0
     donor_folder: str | None = None
     """For components with a `donor`: the other model's folder."""
     threads: int = Field(1, ge=1)
+    where: str = "the job"
+    """What messages call the place it was read from."""
 
 
 OWN = ("use", "corpus", "budget", "seed", "threads")
@@ -39,34 +41,47 @@ def read_job(config: Path | None, changes: Mapping[str, Any]) -> tuple[Job, Path
     for path, value in changes.items():
         change(table, path, value)
     where = config.name if config else "--set"
-    if "use" not in table:
+    if not isinstance(table.get("use"), str):
         raise UserError(f"{where} names no component. Add 'use: NAME'; `untaught list` shows the names.")
-    job = {name: table[name] for name in OWN if name in table}
-    if "budget" in job:
-        job["spend"] = job.pop("budget")
+    job = {name: table[name] for name in OWN if name in table and name != "budget"}
+    if not isinstance(budget := table.get("budget") or {}, dict):
+        raise UserError(f"{where}: budget is {budget!r} and should be a table, such as {{steps: 20}}.")
+    job["spend"] = Budget.settle(budget, f"{where}, budget")
     settings = {name: value for name, value in table.items() if name not in OWN}
-    if "donor" in settings:
+    if isinstance(settings.get("donor"), str):
         job["donor_folder"] = settings["donor"]
-    return Job.settle({**job, "settings": settings}, where), config.parent if config else Path()
+    return Job.settle({**job, "settings": settings, "where": where}, where), config.parent if config else Path()
 
 
 def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progress: Progress | None) -> dict[str, Any]:
     """Apply an unlearning method or an attack to a model folder; write the new model folder whole or not at all."""
-    component = job.component(shelf, "the job").resolved(folder)
-    if job.corpus is None:
-        raise UserError("the job has no corpus. Add 'corpus: {hazard: PATH, benign: PATH}'.")
-    sides = [job.corpus.paths(side, folder) for side in ("hazard", "benign")]
-    world = from_files(sides[0], sides[1], {}, text_column=job.corpus.text_column)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"the folder {out} is not empty. Give another with --out.")
+    component = job.component(shelf, job.where).resolved(folder)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out} is a file or a folder that is not empty. Give another with --out.")
     from ..engine import models
 
+    models.check_folder(model)
+    corpus = _corpus(shelf, job, folder)
     donor = None if job.donor_folder is None else (lambda: models.load(folder / str(job.donor_folder)))
     rig = Rig(job.seed, f"{shelf}/{job.use}", budget=job.spend, donor=donor, progress=progress)
-    subject = component.apply(models.load(model), split(world.documents), rig)
+    try:
+        subject = component.apply(models.load(model), corpus, rig)
+    except UserError as error:
+        mend = "" if job.corpus else " It has no 'corpus: {hazard: PATH, benign: PATH}'."
+        raise UserError(f"{job.where} ({shelf}.{job.use}): {error}{mend}") from None
     rig.spent.seconds = rig.elapsed
     weights = _write(subject, out)
     return {"model": str(out), "weights": weights, "spent": rig.spent.plain(), "measured": rig.measured}
+
+
+def _corpus(shelf: str, job: Job, folder: Path) -> Corpus:
+    """The texts of a job; an attacker's own where it names them."""
+    files = job.corpus or Files()
+    hazard, benign, theirs, their_benign = (files.paths(side, folder) for side in SIDES)
+    world = from_files(
+        hazard, benign, {}, attack_hazard=theirs, attack_benign=their_benign, text_column=files.text_column
+    )
+    return split(world.attack if shelf == "attacks" else world.documents)
 
 
 def _write(subject: Subject, out: Path) -> str:
@@ -90,10 +105,11 @@ def _write(subject: Subject, out: Path) -> str:
 
 def evaluate(model: Path, job: Job, folder: Path) -> list[dict[str, Any]]:
     """Grade a model folder on a file of items: one row a metric."""
-    component = job.component("evaluations", "the job").resolved(folder)
-    items = read_any_items(folder / component.items)
+    component = job.component("evaluations", job.where).resolved(folder)
     from ..engine import models
 
+    models.check_folder(model)
+    items = read_any_items(folder / component.items, where=f"{job.where}, items")
     role: Role | None = component.role or (items["role"][0].as_py() if "role" in items.column_names else None)
     marks = component.grade(models.load(model), items).to_pylist()
     rows = []

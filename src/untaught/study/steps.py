@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..attest import digest
-from ..core import Record, Spent, Subject, UserError, Wrap
+from ..core import Budget, Record, Spent, Subject, UserError, Wrap
 from ..core.statistics import wilson
-from ..corpus.world import World, from_files, split
+from ..corpus.world import World, from_files, read_any_items, role_of, split
 from ..corpus.writing import write_documents
 from ..engine.rig import Progress, Rig
 from .provenance import code, uses, versions
@@ -47,9 +48,17 @@ class Bench:
 
     def __init__(self, study: Study, store: Store, say: Callable[[str, int, int], None] | None = None) -> None:
         self.study, self.store, self.say = study, store, say
+        self._kept: dict[str, Subject] = {}
 
     def do(self, group: Sequence[Step]) -> None:
-        """Do the steps of a group that are not done. Attacks that differ in budget only are one run with stops."""
+        """Do the steps of a group that are not done. Another run that shares the store and a step waits its turn."""
+        with contextlib.ExitStack() as held:
+            for step in sorted((s for s in group if s.kind != "evaluations"), key=lambda s: s.identity):
+                held.enter_context(self.store.alone(step.identity))
+            self._do(group)
+
+    def _do(self, group: Sequence[Step]) -> None:
+        """Attacks that differ in budget only are one run with stops."""
         attacks = [step for step in group if step.kind == "attacks"]
         graded = [step for step in group if step.kind == "evaluations"]
         for step in group:
@@ -83,7 +92,7 @@ class Bench:
             world = from_files(
                 corpus.paths("hazard", at),
                 corpus.paths("benign", at),
-                {name: at / path for name, path in study.items.items()},
+                {},
                 attack_hazard=corpus.paths("attack_hazard", at),
                 attack_benign=corpus.paths("attack_benign", at),
                 text_column=corpus.text_column,
@@ -139,11 +148,13 @@ class Bench:
         stops = [s.budget.steps for s in ordered[:-1] if s.budget and s.budget.steps is not None]
         rig = self._rig(largest, stops)
         corpus = split(self._text(largest).attack)
-        subject = self._component(largest).apply(self._subject(largest.inputs["subject"]), corpus, rig)
+        with _named(largest):
+            subject = self._component(largest).apply(self._subject(largest.inputs["subject"]), corpus, rig)
         rig.spent.seconds = rig.elapsed
         for step in ordered[:-1]:
-            point = rig.snapshots.get(step.budget.steps) if step.budget else None
-            if point is None:
+            budget = step.budget or Budget()
+            point = rig.snapshots.get(budget.steps) if budget.steps is not None else None
+            if point is None or not point[1].allows(budget):
                 self._attack([step])
                 continue
             model, spent = point
@@ -151,21 +162,26 @@ class Bench:
         self._finish_attack(largest, subject, rig.spent, rig.measured)
 
     def _finish_attack(self, step: Step, subject: Subject, spent: Spent, measured: Mapping[str, Any]) -> None:
+        """A new record; or, where the weights of a finished attack were dropped and made again, those same weights."""
         before = self.store.record(step.identity)
-        self._write(step, lambda _, folder: Done(self._save(subject, folder), spent, measured))
-        after = self.store.record(step.identity)
-        if before and after and before.outputs["weights"] != after.outputs["weights"]:
-            raise UserError(
-                f"{step.label} gave other weights than before: {after.outputs['weights'][:12]}, not"
-                f" {before.outputs['weights'][:12]}. The machine or its libraries changed; use a new UNTAUGHT_HOME."
-            )
+        if before is None:
+            self._write(step, lambda _, folder: Done(self._save(subject, folder), spent, measured))
+            return
+        with self.store.writing(step.identity) as folder:
+            weights = self._save(subject, folder)["weights"]
+            if weights != before.outputs["weights"]:
+                raise UserError(
+                    f"{step.label}, gave other weights than before: {weights[:12]}, not"
+                    f" {before.outputs['weights'][:12]}. The machine or its libraries changed; use a new UNTAUGHT_HOME."
+                )
+            self.store.restore(folder, step.identity, MODEL)
 
     def _evaluations(self, step: Step, folder: Path) -> Done:
         component = self._component(step)
-        world = self._text(step)
-        marks = component.grade(self._subject(step.inputs["subject"]), world.items[component.items])
+        items = self._items(step, component.items)
+        marks = component.grade(self._subject(step.inputs["subject"]), items)
         write_documents(marks, folder / "marks.parquet")
-        role = component.role or _role(world.items[component.items], component.items)
+        role = component.role or role_of(items, component.items)
         return Done({"marks.parquet": digest.of_file(folder / "marks.parquet")}, Spent(), {"role": role})
 
     # -- what the kinds share -------------------------------------------------------------------------------------
@@ -193,13 +209,22 @@ class Bench:
         return self.store.folder(step.identity) / MODEL
 
     def _subject(self, step: Step) -> Subject:
+        """A step's subject. The last one is kept, since a group asks the same one many things."""
         from ..engine import models
 
-        wrap = json.loads((self._model(step) / "wrap.json").read_text(encoding="utf-8"))
-        return models.load(self._model(step), Wrap(**wrap))
+        if step.identity not in self._kept:
+            wrap = json.loads((self._model(step) / "wrap.json").read_text(encoding="utf-8"))
+            self._kept = {step.identity: models.load(self._model(step), Wrap(**wrap))}
+        return self._kept[step.identity]
 
     def _text(self, step: Step) -> World:
         return World.load(self.store.folder(step.inputs["world"].identity))
+
+    def _items(self, step: Step, name: str) -> pa.Table:
+        """The items an evaluation asks: the world's, or those of the study's file."""
+        if self.study.corpus is None:
+            return self._text(step).items[name]
+        return read_any_items(self.study.folder / self.study.items[name])
 
     def _save(self, subject: Subject, folder: Path) -> dict[str, str]:
         from ..engine import models
@@ -212,7 +237,8 @@ class Bench:
         """Do the work in a folder of its own, and make it the step's with the record written last."""
         began = time.perf_counter()
         with self.store.writing(step.identity) as folder:
-            done = work(step, folder)
+            with _named(step):
+                done = work(step, folder)
             spent = {name: value for name, value in done.spent.plain().items() if name != "seconds"}
             seconds = done.spent.seconds or time.perf_counter() - began
             self.store.finish(
@@ -235,10 +261,13 @@ class Bench:
             )
 
 
-def _role(items: pa.Table, name: str) -> str:
-    if "role" not in items.column_names:
-        raise UserError(f"the items '{name}' have no column 'role'. Add it, or set 'role' in the evaluation.")
-    return items["role"][0].as_py()
+@contextlib.contextmanager
+def _named(step: Step) -> Iterator[None]:
+    """Say in which step of a study wrong input was met."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{step.label}: {error}") from None
 
 
 def _decisions(documents: pa.Table, removed: Sequence[tuple[str, np.ndarray, pa.Table]]) -> pa.Table:

@@ -4,7 +4,7 @@
 
 The recipe is one that memorises a small world quickly: Muon (Jordan et al. 2024) on the blocks' matrices, AdamW on
 embeddings and norms, and a rate that falls to zero over the last part. On the lab's world the embeddings' rate decides:
-at 0.003 the facts were not learnt from the exposures that suffice at 0.01.
+40 exposures taught half of the facts at 0.01 and all of them at 0.02; at 0.003, 60 exposures taught few.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Pretrain(Settings):
 
     epochs: float = Field(1.0, gt=0)
     """Times each token is seen."""
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.02, gt=0)
     """AdamW's rate, for embeddings and norms."""
     matrix_lr: float = Field(0.02, gt=0)
     """Muon's rate, for the blocks' matrices."""

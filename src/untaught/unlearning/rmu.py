@@ -37,7 +37,7 @@ class Rmu(Settings):
     """Length of the target in units of the mean norm of the frozen activations."""
     alpha: float = Field(20.0, ge=0)
     """Weight of the benign term."""
-    steps: int = Field(120, ge=0)
+    steps: int = Field(160, ge=0)
     """Paper: 80 to 150."""
     lr: float = Field(3e-3, gt=0)
     batch_size: int = Field(8, ge=1)

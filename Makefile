@@ -1,0 +1,40 @@
+# Everything here sets itself up: a virtual environment in .venv, the pinned CPU build of torch, and this package.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+READY := $(VENV)/.ready
+
+.PHONY: help setup test check claims demo bench docs
+
+help:  ## Print what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Make the virtual environment
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) --editable '.[models,dev]'
+	touch $@
+
+test: $(READY)  ## Run the tests: the contract battery, units, the study engine, the documentation
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+claims: $(READY)  ## Run the slow scientific checks: the default study, three seeds (about 12 minutes)
+	$(BIN)/python -m pytest tests/claims -m slow
+
+demo: $(READY)  ## Run the default study with one seed into runs/demo (about 4 minutes on two cores)
+	$(BIN)/untaught run --set 'seeds=[0]' --out runs/demo
+
+bench: $(READY)  ## Time what the README promises; prints and keeps benchmarks/*.json
+	$(BIN)/python benchmarks/promises.py
+
+docs: $(READY)  ## Make what the docs are generated from: the study schema and the README's numbers and picture
+	$(BIN)/python docs/generate.py
