@@ -16,7 +16,9 @@ from untaught.study.store import Store
 
 SMALL = {
     "seeds": [0],
-    "world": {"use": "compounds", "substances": 48, "towns": 24, "values": 12, "exposures": 60},
+    "world": {"use": "compounds", "substances": 32, "towns": 16, "values": 12, "exposures": 80},
+    "arms.untouched.training.0.batch_size": 3,
+    "arms.filtered.training.0.batch_size": 3,
     "attacks": [{"use": "relearn", "budget": {"steps": [0, 10, 20]}}],
     "evaluations": [
         {"use": "multiple_choice", "items": "hazard_held_out"},

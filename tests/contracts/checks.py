@@ -175,10 +175,10 @@ def check_no_budget_means_no_change(case: Case) -> None:
 BUDGETS = (
     Budget(steps=1),
     Budget(steps=3),
-    Budget(tokens=0, steps=4),
+    Budget(tokens=0, steps=2),
     Budget(tokens=37, steps=4),
-    Budget(tokens=900, steps=4),
-    Budget(examples=0, steps=4),
+    Budget(tokens=900, steps=3),
+    Budget(examples=0, steps=2),
     Budget(examples=5, steps=7),
     Budget(examples=17, tokens=2000, steps=2),
 )

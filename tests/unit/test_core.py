@@ -166,7 +166,7 @@ def test_a_value_that_is_not_finite_is_missing_and_says_so():
     )
     assert table.schema == MARKS
     assert table["value"].to_pylist() == [None, None, 0.0, None]
-    assert table["note"].to_pylist() == ["not a finite number", "why", None, None]
+    assert table["note"].to_pylist() == ["not a finite number", "why", None, "not a finite number"]
     assert table["value"].null_count == 3
 
 

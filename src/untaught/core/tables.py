@@ -87,9 +87,9 @@ def findings(rows: Iterable[Finding]) -> Findings:
 
 
 def marks(rows: Iterable[Mark]) -> Marks:
-    """A table of marks from single ones. A value that is not finite is missing, and says so."""
+    """A table of marks from single ones. A value that is not finite is missing, and every missing one says why."""
     rows = list(rows)
-    bad = [r.value is not None and not np.isfinite(r.value) for r in rows]
+    bad = [r.value is None or not np.isfinite(r.value) for r in rows]
     return pa.table(
         [
             [r.item for r in rows],

@@ -83,7 +83,11 @@ class Entry(Settings):
 
     def component(self, shelf: str, where: str) -> Any:
         """The component, built from its settings."""
-        return find(shelf, self.use).settle(self.settings, f"{where} ({shelf}.{self.use})")
+        try:
+            found = find(shelf, self.use)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        return found.settle(self.settings, f"{where} ({shelf}.{self.use})")
 
     def plain(self) -> dict[str, Any]:
         """As it stands in a study file."""
@@ -183,15 +187,15 @@ class Study(Settings):
             raise ValueError("'seeds' must be a list of different numbers")
         return self
 
-    def world_settings(self) -> Any:
+    def world_settings(self, where: str = "world") -> Any:
         """The lab world's settings."""
         if self.world is None:
             raise ValueError("this study has files, not a world")
         if self.world.use not in WORLDS:
-            raise UserError(f"there is no lab world '{self.world.use}'.{suggest(self.world.use, WORLDS)}")
+            raise UserError(f"{where}: there is no lab world '{self.world.use}'.{suggest(self.world.use, WORLDS)}")
         module = importlib.import_module(f"untaught.lab.{self.world.use}")
         return component_of(module, "lab", self.world.use, "build").settle(
-            self.world.settings, f"world ({self.world.use})"
+            self.world.settings, f"{where} ({self.world.use})"
         )
 
     def roles(self) -> dict[str, Role | None]:
@@ -204,11 +208,18 @@ class Study(Settings):
         while len(done) < len(self.arms):
             ready = [n for n, a in self.arms.items() if n not in done and (a.start is None or a.start in done)]
             if not ready:
-                stuck = next(name for name in self.arms if name not in done)
-                raise UserError(f"arms.{stuck} starts from '{self.arms[stuck].start}', in a circle. Break it.")
+                raise UserError(f"arms start from each other in a circle: {self._circle(done)}. Give one no 'from'.")
             for name in ready:
                 done[name] = self.arms[name]
                 yield name, self.arms[name]
+
+    def _circle(self, done: Mapping[str, Arm]) -> str:
+        """The first circle that keeps an arm from being made."""
+        name, seen = next(name for name in self.arms if name not in done), []
+        while name not in seen:
+            seen.append(name)
+            name = str(self.arms[name].start)
+        return " from ".join([*seen[seen.index(name) :], name])
 
     def to_yaml(self) -> str:
         """The resolved study; running it repeats the run."""
@@ -247,7 +258,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{file}{at} is not YAML: {getattr(error, 'problem', None) or 'it cannot be read'}.") from None
     if not isinstance(table, dict):
-        raise UserError(f"{file} holds {type(table).__name__}, and should hold a table: lines of 'name: value'.")
+        held = {type(None): "is empty", list: "holds a list"}.get(type(table), "holds a single value")
+        raise UserError(f"{file} {held}, and should hold a table: lines of 'name: value'.")
     return table
 
 
@@ -257,7 +269,7 @@ class _Strict(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"'{key.value}' is there twice in a table", problem_mark=key.start_mark
                 )
@@ -328,9 +340,8 @@ def resolved(study: Study, file: Path) -> Study:
     )
     done = study.model_copy(update={"arms": arms, "attacks": attacks, "evaluations": evaluations})
     if done.world is not None:
-        done = done.model_copy(
-            update={"world": done.world.model_copy(update={"settings": done.world_settings().changed()})}
-        )
+        settings = done.world_settings(f"{file.name}, world").changed()
+        done = done.model_copy(update={"world": done.world.model_copy(update={"settings": settings})})
     if done.corpus is not None:
         whole = {name: str((folder / path).absolute()) for name, path in done.items.items()}
         base = str((folder / str(done.base)).absolute())
@@ -344,14 +355,24 @@ def _check_names(study: Study, file: str) -> None:
     """Arms, donors and item sets that are mentioned exist."""
     for name, arm in study.arms.items():
         if arm.start is not None and arm.start not in study.arms:
-            raise UserError(f"{file}, arms.{name}.from is '{arm.start}'.{suggest(arm.start, study.arms)}")
+            raise UserError(
+                f"{file}, arms.{name}.from is '{arm.start}', which is no arm.{suggest(arm.start, study.arms)}"
+            )
         if arm.filters and not arm.training:
             raise UserError(
                 f"{file}, arms.{name} filters text but trains on none. Add 'training', or remove 'filters'."
             )
-    list(study.in_order())
-    mentioned = [("attacks", e) for e in study.attacks]
-    mentioned += [(f"arms.{n}.unlearning", e) for n, a in study.arms.items() for e in a.unlearning]
+    try:
+        list(study.in_order())
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    mentioned = [(f"attacks.{i}", e) for i, e in enumerate(study.attacks)]
+    mentioned += [
+        (f"arms.{name}.{part}.{i}", e)
+        for name, arm in study.arms.items()
+        for part in ("training", "unlearning")
+        for i, e in enumerate(getattr(arm, part))
+    ]
     for where, entry in mentioned:
         donor = entry.settings.get("donor")
         if donor is not None and donor not in study.arms:
@@ -362,4 +383,7 @@ def _check_names(study: Study, file: str) -> None:
     for index, entry in enumerate(study.evaluations):
         items = entry.settings.get("items")
         if items is not None and items not in known:
-            raise UserError(f"{file}, evaluations.{index} ({entry.use}) has items '{items}'.{suggest(items, known)}")
+            raise UserError(
+                f"{file}, evaluations.{index} ({entry.use}) has items '{items}', which is no item set of the study."
+                f"{suggest(items, known)}"
+            )

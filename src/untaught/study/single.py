@@ -42,7 +42,10 @@ def read_job(config: Path | None, changes: Mapping[str, Any]) -> tuple[Job, Path
         change(table, path, value)
     where = config.name if config else "--set"
     if not isinstance(table.get("use"), str):
-        raise UserError(f"{where} names no component. Add 'use: NAME'; `untaught list` shows the names.")
+        place = (
+            f"{where} names no component. Add 'use: NAME'" if config else "no component is named. Add --set use=NAME"
+        )
+        raise UserError(f"{place}; `untaught list` shows the names.")
     job = {name: table[name] for name in OWN if name in table and name != "budget"}
     if not isinstance(budget := table.get("budget") or {}, dict):
         raise UserError(f"{where}: budget is {budget!r} and should be a table, such as {{steps: 20}}.")
