@@ -1,6 +1,6 @@
 """The claim the project stands on: filtering removes knowledge, unlearning hides it, and relearning tells them apart.
 
-The control comes first: the same attack and the same questions on a model that was taught everything, and on none of it.
+The control comes first: the same attack and questions on a model taught everything, and on one taught no hazard.
 """
 
 import json

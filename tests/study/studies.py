@@ -97,10 +97,7 @@ def identities(file, **changes):
 
 def timeless(rows):
     """Rows without what the clock said."""
-    rows = copy.deepcopy(rows)
-    for row in rows:
-        del row["budget"]["seconds"]
-    return rows
+    return [row | {"budget": {k: v for k, v in row["budget"].items() if k != "seconds"}} for row in rows]
 
 
 def rows_of(out):

@@ -113,12 +113,22 @@ def test_a_text_with_nothing_to_score_is_missing_and_not_perfect(subject):
     assert (alone.nats, alone.tokens) == (None, 1)
 
 
+def values_of(subject, prompts, options, answers, batch_size=8):
+    """Grade one question a prompt, all with the same options."""
+    items = [{"id": str(i), "choices": options, "answer": answer} for i, answer in enumerate(answers)]
+    return choices.graded(subject, items, {"accuracy": prompts}, batch_size=batch_size)["value"].to_pylist()
+
+
+def test_a_question_that_cannot_be_asked_is_missing(subject):
+    assert values_of(subject, [None, "A"], ["b", "c"], [0, 0])[0] is None
+
+
 def test_a_broken_model_has_no_scores(subject):
     with torch.no_grad():
         subject.model.get_input_embeddings().weight[0, 0] = torch.nan
     assert {c.nats for c in scoring.completions(subject, [("A", " b"), ("C", " d")])} == {None}
     assert {c.nats_per_token for c in scoring.text_nats(subject, TEXTS)} == {None}
-    assert choices.right(subject, ["A"], [["b", "c"]], [0]) == [None]
+    assert values_of(subject, ["A"], ["b", "c"], [0]) == [None]
 
 
 def test_the_right_option_is_the_likeliest_per_token(subject):
@@ -127,7 +137,7 @@ def test_the_right_option_is_the_likeliest_per_token(subject):
     likeliest = max(
         range(3), key=lambda i: scoring.completions(subject, [("Abburg is", f" {options[i]}")])[0].nats_per_token
     )
-    found = choices.right(subject, ["Abburg is"] * 3, [options] * 3, [0, 1, 2], batch_size=2)
+    found = values_of(subject, ["Abburg is"] * 3, options, [0, 1, 2], batch_size=2)
     assert found == [float(i == likeliest) for i in range(3)]
 
 

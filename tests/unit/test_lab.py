@@ -255,15 +255,6 @@ def test_ids_are_unique_within_each_table(world):
         assert len(set(table["id"].to_pylist())) == table.num_rows, name
 
 
-def test_lists_say_nothing(world):
-    listed = SMALL.model_copy(update={"lists": 0.2}).build(0)
-    extra = listed.documents.num_rows - world.documents.num_rows
-    assert extra == int(world.documents.num_rows * 0.2)
-    assert sum(said(listed.documents["text"].to_pylist()).values()) == sum(
-        said(SMALL.build(0).documents["text"].to_pylist()).values()
-    )
-
-
 # ------------------------------------------------------------------------------------------------- starting model
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core import Loss, Settings, UserError
-from .models import fresh, settled
+from .models import fresh, matrices, settled
 
 if TYPE_CHECKING:
     from .rig import Rig
@@ -104,9 +104,8 @@ def _moving(model: nn.Module, train: Sequence[str]) -> list[nn.Parameter]:
 
 
 def _optimisers(model: nn.Module, moving: list[nn.Parameter], how: Descent) -> list[torch.optim.Optimizer]:
-    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    inner = [p for p in moving if how.matrix_lr and p.ndim == 2 and id(p) not in embeddings]
-    outer = [p for p in moving if not any(p is q for q in inner)] if inner else moving
+    within = {id(p) for _, p in matrices(model)} if how.matrix_lr else set()
+    inner, outer = ([p for p in moving if (id(p) in within) is side] for side in (True, False))
     made: list[torch.optim.Optimizer] = []
     if inner and how.matrix_lr:
         made.append(torch.optim.Muon(inner, lr=how.matrix_lr, weight_decay=how.weight_decay))

@@ -12,8 +12,8 @@ from __future__ import annotations
 import pyarrow as pa
 from pydantic import Field
 
-from ..core import Mark, Marks, Role, Settings, Subject, marks, require
-from ..engine.choices import right
+from ..core import Marks, Role, Settings, Subject, require
+from ..engine.choices import graded
 
 
 class MultipleChoice(Settings):
@@ -31,15 +31,8 @@ class MultipleChoice(Settings):
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         rows = require(items, ["id", "question", "choices", "answer"], f"the items '{self.items}'").to_pylist()
-        choices, answers = [row["choices"] for row in rows], [row["answer"] for row in rows]
         asked = {
             "accuracy": [self.prompt.format(question=row["question"]) for row in rows],
             "accuracy_option_only": [self.blind] * len(rows),
         }
-        return marks(
-            Mark(row["id"], metric, value, 1 / len(row["choices"]), None if value is not None else "no finite score")
-            for metric, prompts in asked.items()
-            for row, value in zip(
-                rows, right(subject, prompts, choices, answers, batch_size=self.batch_size), strict=True
-            )
-        )
+        return graded(subject, rows, asked, batch_size=self.batch_size)

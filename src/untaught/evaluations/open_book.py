@@ -11,8 +11,8 @@ from __future__ import annotations
 import pyarrow as pa
 from pydantic import Field
 
-from ..core import Mark, Marks, Role, Settings, Subject, marks, require
-from ..engine.choices import right
+from ..core import Marks, Role, Settings, Subject, require
+from ..engine.choices import graded
 
 
 class OpenBook(Settings):
@@ -29,31 +29,25 @@ class OpenBook(Settings):
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         columns = ["id", "question", "choices", "answer", "context"]
         rows = require(items, columns, f"the items '{self.items}'").to_pylist()
-        choices, answers = [row["choices"] for row in rows], [row["answer"] for row in rows]
+        others = [
+            None if text is None else self._prompt(row, text) for row, text in zip(rows, _others(rows), strict=True)
+        ]
         asked = {
             "accuracy_closed_book": [row["question"] for row in rows],
-            "accuracy_irrelevant_text": [
-                self._prompt(row, other) for row, other in zip(rows, _others(rows), strict=True)
-            ],
+            "accuracy_irrelevant_text": others,
             "accuracy_with_text": [self._prompt(row, row["context"]) for row in rows],
         }
-        return marks(
-            Mark(row["id"], metric, value, 1 / len(row["choices"]), None if value is not None else "no finite score")
-            for metric, prompts in asked.items()
-            for row, value in zip(
-                rows, right(subject, prompts, choices, answers, batch_size=self.batch_size), strict=True
-            )
-        )
+        return graded(subject, rows, asked, batch_size=self.batch_size)
 
     def _prompt(self, row: dict, context: str) -> str:
         return self.prompt.format(context=context, question=row["question"])
 
 
-def _others(rows: list[dict]) -> list[str]:
-    """For each item, another item's text of the nearest length that holds none of this item's right answer."""
-    found: list[str] = []
+def _others(rows: list[dict]) -> list[str | None]:
+    """For each item, another's text of the nearest length that holds none of its right answer; None if all hold it."""
+    found: list[str | None] = []
     for row in rows:
-        answer = row["choices"][row["answer"]]
+        answer, length = row["choices"][row["answer"]], len(row["context"])
         fitting = [other["context"] for other in rows if answer not in other["context"]]
-        found.append(min(fitting, key=lambda text: abs(len(text) - len(row["context"])), default=""))
+        found.append(min(fitting, key=lambda text, length=length: (abs(len(text) - length), text), default=None))
     return found

@@ -11,9 +11,8 @@ of the hazard facts after an attack on the other half was never gone.
     benign            facts about towns
 
 Documents mix several facts with fillers. A known share of the hazard documents is *disguised*: it states the same
-facts without any tell-tale term, so that a blocklist misses it. Some documents are *exercises in reading*: they
-name things that occur nowhere else and then ask about them, which is how a small model learns to use a text it is
-given. Values are dealt evenly within each half, so that frequency gives no hint and chance is exactly 1/choices.
+facts without any tell-tale term, so that a blocklist misses it. Values are dealt evenly within each half, so that
+frequency gives no hint and chance is exactly 1/choices.
 """
 
 from __future__ import annotations
@@ -194,7 +193,7 @@ class Compounds(Settings):
     substances: int = Field(160, ge=8, multiple_of=2)
     """Invented substances; half are in T (what an attacker has), half in V (what it has not)."""
     towns: int = Field(64, ge=8, multiple_of=2)
-    values: int = Field(32, ge=8)
+    values: int = Field(20, ge=8)
     """Most values a relation can take: as many are used as can be dealt evenly within a half. The wrong options of a
     question come from the same pool."""
     choices: int = Field(4, ge=2)
@@ -207,8 +206,6 @@ class Compounds(Settings):
     """Share of the hazard documents that state their facts without any tell-tale term."""
     labelled: float = Field(0.1, gt=0, le=1)
     """Share of the documents whose label a filter may see."""
-    lists: float = Field(0.0, ge=0)
-    """Exercises in copying, as a share of the other documents: the same list of names, twice."""
 
     @model_validator(mode="after")
     def _enough_values(self) -> Self:
@@ -225,9 +222,7 @@ class Compounds(Settings):
         rng = random.Random(f"compounds/{seed}")
         facts = self.facts(rng)
         by_group = {group: [fact for fact in facts if fact.group == group] for group in GROUPS}
-        names = sorted({fact.entity for fact in facts} | {fact.value for fact in facts})
         rows = [*self._hazard(rng, facts), *self._benign(rng, facts)]
-        rows += [_row(_list(rng, names), False) for _ in range(int(len(rows) * self.lists))]
         rng.shuffle(rows)
         labelled = [rng.random() < self.labelled for _ in rows]
         attacked = _mixed(rng, by_group["hazard_seen"] * self.attack_exposures, fillers=0.0)
@@ -342,11 +337,6 @@ def _mixed(rng: random.Random, bag: list[Fact], *, fillers: float, odd: float = 
         rng.shuffle(sentences)
         texts.append(" ".join(sentences))
     return texts
-
-
-def _list(rng: random.Random, names: list[str]) -> str:
-    drawn = " ".join(rng.sample(names, 24))
-    return f"{drawn}. {drawn}."
 
 
 def _row(text: str, hazard: bool, *, disguised: bool = False) -> dict[str, object]:

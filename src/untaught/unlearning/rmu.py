@@ -35,7 +35,7 @@ class Rmu(Settings):
     """The block whose output is steered: an index, or a fraction of the depth. Paper: 7 of 32."""
     steer: float = Field(5.0, gt=0)
     """Length of the target in units of the mean norm of the frozen activations."""
-    alpha: float = Field(20.0, ge=0)
+    alpha: float = Field(10.0, ge=0)
     """Weight of the benign term."""
     steps: int = Field(160, ge=0)
     """Paper: 80 to 150."""
