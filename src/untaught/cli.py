@@ -16,6 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+MODELS = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate")
+"""What the extra `models` brings, and the core does without."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting; repeat at will.")]
@@ -261,6 +264,9 @@ def main() -> None:
     except Exception as error:
         from .core import ExitCode, UserError
 
+        lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+        if lacking in MODELS:
+            error = UserError(f"this verb needs {lacking}, of the extra 'models': pip install 'untaught[models]'.")
         if not isinstance(error, UserError):
             raise
         _say(f"untaught: {error}")
