@@ -41,7 +41,7 @@ TINY = {
     ],
 }
 SMALLEST = TINY | {"arms": {"untouched": PRETRAIN}, "attacks": [], "evaluations": TINY["evaluations"][:1]}
-"""One arm, no attack, one evaluation: four steps."""
+"""One arm, no attack, one evaluation: three steps."""
 
 
 def changed(table, **changes):

@@ -127,7 +127,7 @@ def test_a_word_in_a_components_file_changes_nothing_but_its_code_does(tmp_path,
         provenance.code.cache_clear()
         return found
 
-    before = identities(file)
+    before = with_file(real)
     assert with_file(real.replace('"""', '"""Says more. ', 1) + "\n# and more\n") == before
     other = with_file(real.replace("2 ** (bits - 1) - 1", "2 ** (bits - 1) - 2"))
     assert {label for label in before if before[label] != other[label]} == about(file, "quantise")

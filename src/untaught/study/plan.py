@@ -166,7 +166,8 @@ class _Seed:
             items = entry.settings.get("items")
             title = f"{entry.use} of {items}: {subject.title}"
             inputs = {"world": self.world, "subject": subject}
-            asked = {"items_digest": self.files.items[items]} if items in self.files.items else {}
+            found = self.files.items.get(str(items))
+            asked = {} if found is None else {"items_digest": found}
             evaluations.append((entry, self._step("evaluations", title, inputs, entry=entry, settings=asked)))
         return Cell(arm, attack, budget, self.seed, subject, tuple(evaluations))
 

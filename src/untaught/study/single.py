@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -61,6 +62,9 @@ def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progre
     component = job.component(shelf, job.where).resolved(folder)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out} is a file or a folder that is not empty. Give another with --out.")
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"the folder {out} cannot be written: {above} does not let it. Give another with --out.")
     from ..engine import models
 
     models.check_folder(model)
