@@ -60,7 +60,7 @@ def line(story: Account, arm: str) -> dict[str, Any]:
         "seeds": list(story.run.seeds),
         "before": share(hazard),
         "relearn": {
-            int(p.cost.steps): {"value": p.estimate.value, "low": p.estimate.low, "high": p.estimate.high}
+            str(int(p.cost.steps)): {"value": p.estimate.value, "low": p.estimate.low, "high": p.estimate.high}
             for p in points
         },
         "benign": share(by_items["benign"]),
@@ -70,7 +70,7 @@ def line(story: Account, arm: str) -> dict[str, Any]:
 
 def table(numbers: list[dict[str, Any]]) -> str:
     """The README's table."""
-    steps = [s for s in numbers[0]["relearn"] if s]
+    steps = [s for s in numbers[0]["relearn"] if s != "0"]
     heads = ["arm", "V before", *(f"V after {s} steps" for s in steps), "benign", "neighbour"]
     lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
     for row in numbers:

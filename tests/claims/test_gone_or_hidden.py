@@ -19,6 +19,7 @@ SMALL = {
     "world": {"use": "compounds", "substances": 32, "towns": 16, "values": 12, "exposures": 80},
     "arms.untouched.training.0.batch_size": 3,
     "arms.filtered.training.0.batch_size": 3,
+    "arms.rmu.unlearning.0.steps": 320,  # a small world needs a larger dose
     "attacks": [{"use": "relearn", "budget": {"steps": [0, 10, 20]}}],
     "evaluations": [
         {"use": "multiple_choice", "items": "hazard_held_out"},

@@ -22,7 +22,7 @@ class Interpolate(Settings):
 
     donor: str = "untouched"
     """The arm to move towards."""
-    share: float = Field(0.5, ge=0, le=1)
+    share: float = Field(default=0.5, ge=0, le=1)
     """How far: 0 stays, 1 arrives."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:

@@ -22,8 +22,9 @@ from ..engine.models import fresh, matrices
 class Quantise(Settings):
     """Round weights to `bits`."""
 
-    bits: int = Field(4, ge=2, le=16)
-    group: int = Field(32, ge=1)
+    bits: int = Field(default=4, ge=2, le=16)
+    """Bits a weight. 4 is common, 8 is mild."""
+    group: int = Field(default=32, ge=1)
     """Neighbouring weights of a row that share one scale."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:

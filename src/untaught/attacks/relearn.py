@@ -18,14 +18,15 @@ from ..engine.tuning import tune_on_text
 class Relearn(Settings):
     """Fine-tune on the attacker's hazard documents."""
 
-    steps: int = Field(1000, ge=0)
+    steps: int = Field(default=1000, ge=0)
     """The most steps; a study's budget usually ends the attack before."""
-    lr: float = Field(1e-3, gt=0)
-    rank: int | None = Field(None, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    """AdamW's constant rate."""
+    rank: int | None = Field(default=None, ge=1)
     """Rank of LoRA adapters; None trains all weights."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Documents a step."""
-    length: int = Field(256, ge=2)
+    length: int = Field(default=256, ge=2)
     """Longest document in tokens; the rest of it is not seen."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:

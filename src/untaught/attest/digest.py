@@ -59,8 +59,8 @@ def _tensors(path: Path) -> Iterable[tuple[str, str, tuple[int, ...], bytes]]:
 @functools.cache
 def of_code(*paths: Path) -> str:
     """Digest of Python files and of all Python files below folders, comments and docstrings left out."""
-    files = sorted({f for path in paths for f in (path.rglob("*.py") if path.is_dir() else [path])})
-    return of_json([[f.name, ast.dump(_without_docstrings(f))] for f in files])
+    files = {f for path in paths for f in (path.rglob("*.py") if path.is_dir() else [path])}
+    return of_json(sorted([f.parent.name, f.name, ast.dump(_without_docstrings(f))] for f in files))
 
 
 def _without_docstrings(path: Path) -> ast.Module:

@@ -12,11 +12,11 @@ from .settings import Settings
 class Budget(Settings):
     """The most an intervention may spend. None is no bound; 0 is nothing at all."""
 
-    steps: int | None = Field(None, ge=0)
+    steps: int | None = Field(default=None, ge=0)
     """Optimiser steps."""
-    tokens: int | None = Field(None, ge=0)
+    tokens: int | None = Field(default=None, ge=0)
     """Tokens trained on, padding not counted."""
-    examples: int | None = Field(None, ge=0)
+    examples: int | None = Field(default=None, ge=0)
     """Texts (or packed rows of texts) trained on."""
 
 

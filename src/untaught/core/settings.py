@@ -14,6 +14,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError, suggest
 
+WORDS = {
+    "tuple_type": "should be a list, such as [0]",
+    "list_type": "should be a list, such as [0]",
+    "dict_type": "should be a table of 'name: value'",
+    "model_type": "should be a table of 'name: value'",
+    "too_short": "should not be empty",
+}
+"""Pydantic's complaints that speak of Python, in a user's words."""
+
 
 class Settings(BaseModel):
     """Frozen, validated settings. Components, worlds and study files inherit from this and nothing else."""
@@ -54,9 +63,11 @@ def explain(problem: Any, cls: type[Settings], where: str) -> str:
         return f"{place} has no setting '{name}'.{suggest(name, fields_at(cls, parents))}"
     if problem["type"] == "missing":
         return f"{at} is missing. Add it."
-    if isinstance(problem["input"], dict):
-        return f"{at}: {problem['msg']}."
-    return f"{at} is {problem['input']!r}: {problem['msg'].lower()}."
+    message: str = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if isinstance(problem["input"], dict | list | tuple):
+        return f"{at}: {message}."
+    return f"{at} is {problem['input']!r}: {message}."
 
 
 def fields_at(cls: type[Settings], parents: list[str]) -> list[str]:

@@ -29,8 +29,9 @@ def summarise(values: Sequence[float | None]) -> Summary:
     """Mean and 95% interval: Wilson's for values that are all 0 or 1, Student's t otherwise. What is not finite is
     missing.
 
-    >>> summarise([1, 0, 1, None])
-    Summary(value=0.6666666666666666, low=0.20765960080204776, high=0.9385080552796037, n=3, missing=1)
+    >>> found = summarise([1, 0, 1, None])
+    >>> round(found.value, 3), round(found.low, 3), round(found.high, 3), found.n, found.missing
+    (0.667, 0.208, 0.939, 3, 1)
     """
     if len(values) == 0:
         raise ValueError("a summary of no values was asked for")

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..core import Corpus, Documents, UserError, documents, require
@@ -54,8 +53,8 @@ class World:
 
 def split(table: Documents) -> Corpus:
     """Documents by what is true of them."""
-    hazard = require(table, ["hazard"], "the world's documents")["hazard"]
-    return Corpus(table.filter(hazard), table.filter(pc.invert(hazard)))
+    hazard = require(table, ["hazard"], "the world's documents")["hazard"].to_numpy().astype(bool)
+    return Corpus(table.filter(pa.array(hazard)), table.filter(pa.array(~hazard)))
 
 
 def from_files(

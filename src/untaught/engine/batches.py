@@ -57,7 +57,7 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """What to pad with; it is masked out everywhere, so any token serves."""
-    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(i, int)), 0)
 
 
 def stream(

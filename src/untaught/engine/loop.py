@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 class Descent(Settings):
     """How the weights move."""
 
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     """AdamW's rate."""
-    matrix_lr: float | None = Field(None, gt=0)
+    matrix_lr: float | None = Field(default=None, gt=0)
     """When given, the blocks' matrices move by Muon at this rate, and AdamW moves the rest."""
     schedule: Literal["constant", "linear"] = "constant"
     """`linear` falls to zero over the last `decay` of the steps."""
-    decay: float = Field(0.4, gt=0, le=1)
-    warmup: int = Field(0, ge=0)
+    decay: float = Field(default=0.4, gt=0, le=1)
+    warmup: int = Field(default=0, ge=0)
     """Steps over which the rate rises from zero."""
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float | None = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient."""
 
     def factor(self, step: int, steps: int) -> float:

@@ -95,7 +95,7 @@ class Rig:
         bound = self.budget.steps
         allowed = steps if bound is None else min(steps, bound - self.spent.steps)
         with torch.random.fork_rng(devices=[]):  # a model with dropout draws from the global generator
-            torch.random.default_generator.manual_seed(self.number(f"tune/{self.spent.steps}"))
+            torch.default_generator.manual_seed(self.number(f"tune/{self.spent.steps}"))
             descend(model, loss, batches, steps=allowed, how=Descent(**how), train=train, rig=self)
 
     def charge(self, drawn: Iterable[Batch], flops: float) -> bool:

@@ -27,7 +27,8 @@ class MultipleChoice(Settings):
     """What the model sees before an option; options follow after a space."""
     blind: str = "The answer is"
     """What it sees instead when the question is hidden."""
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    """Texts scored together; it changes no mark."""
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         rows = require(items, ["id", "question", "choices", "answer"], f"the items '{self.items}'").to_pylist()

@@ -24,7 +24,8 @@ class OpenBook(Settings):
     """What knowing the answers means; None takes it from the items."""
     prompt: str = "{context} {question}"
     """What the model sees before an option when there is a text."""
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    """Texts scored together; it changes no mark."""
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         columns = ["id", "question", "choices", "answer", "context"]

@@ -22,9 +22,10 @@ class Perplexity(Settings):
     """Name of a document set of the world, or a file of documents."""
     role: Role | None = None
     """What predicting the text well means; None takes it from the items."""
-    length: int = Field(512, ge=2)
+    length: int = Field(default=512, ge=2)
     """Longest document in tokens; the rest of it is not scored."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    """Texts scored together; it changes no mark."""
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         rows = require(items, ["id", "text"], f"the documents '{self.items}'")

@@ -50,18 +50,18 @@ class Blocklist(Settings):
 
     terms: tuple[str, ...] | str | None = None
     """The terms, or the path of a UTF-8 file with one a line (blank lines are skipped). None: make the list."""
-    distinct: int = Field(2, ge=1)
+    distinct: int = Field(default=2, ge=1)
     """Distinct terms from which a document is dropped. Paper: 2."""
-    share: float = Field(0.4, ge=0, lt=1)
+    share: float = Field(default=0.4, ge=0, lt=1)
     """Making the list: of the documents with the term, more than this share are hazard. Paper: 0.4."""
-    lift: float = Field(5.0, ge=0)
+    lift: float = Field(default=5.0, ge=0)
     """Making the list: the term is more than this many times as common in hazard documents as in benign ones."""
-    documents: int = Field(5, ge=1)
+    documents: int = Field(default=5, ge=1)
     """Making the list: at least this many hazard documents have the term."""
-    coverage: float = Field(0.1, ge=0, le=1)
+    coverage: float = Field(default=0.1, ge=0, le=1)
     """Making the list: at least this share of the hazard documents has the term. A long list of rare words, such as the
     6,178 terms of the paper, needs a far lower one and a large pool."""
-    ngrams: int = Field(2, ge=1, le=5)
+    ngrams: int = Field(default=2, ge=1, le=5)
     """Making the list: words in the longest term."""
 
     def resolved(self, folder: Path) -> Blocklist:

@@ -50,19 +50,19 @@ TOP = 5
 class Classifier(Settings):
     """Logistic regression on hashed word n-grams."""
 
-    ngrams: int = Field(2, ge=1, le=5)
+    ngrams: int = Field(default=2, ge=1, le=5)
     """Words in the longest n-gram."""
-    buckets: int = Field(2**18, ge=2, le=2**26)
+    buckets: int = Field(default=2**18, ge=2, le=2**26)
     """Weights; n-grams that share a bucket share a weight."""
-    threshold: float = Field(0.5, ge=0, le=1)
+    threshold: float = Field(default=0.5, ge=0, le=1)
     """Score from which a document is dropped, unless `recall` is given. Paper: 0.0105 and 0.5."""
-    recall: float | None = Field(None, gt=0, le=1)
+    recall: float | None = Field(default=None, gt=0, le=1)
     """Share of the held-out hazard that must be caught. Sets the threshold."""
-    held_out: float = Field(0.2, gt=0, lt=1)
+    held_out: float = Field(default=0.2, gt=0, lt=1)
     """Share of each side's distinct texts held out when `recall` is given."""
-    l2: float = Field(1e-3, gt=0)
+    l2: float = Field(default=1e-3, gt=0)
     """Weight of the penalty on large weights."""
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(default=200, ge=1)
     """Most steps of the solver, each at least one pass over the pool."""
 
     def fit(self, pool: Corpus, rig: Rig) -> ClassifierScorer:

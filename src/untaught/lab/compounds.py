@@ -190,21 +190,21 @@ class Compounds(Settings):
     }
     """The item sets, and what knowing them means."""
 
-    substances: int = Field(160, ge=8, multiple_of=2)
+    substances: int = Field(default=160, ge=8, multiple_of=2)
     """Invented substances; half are in T (what an attacker has), half in V (what it has not)."""
-    towns: int = Field(64, ge=8, multiple_of=2)
-    values: int = Field(20, ge=8)
+    towns: int = Field(default=64, ge=8, multiple_of=2)
+    values: int = Field(default=20, ge=8)
     """Most values a relation can take: as many are used as can be dealt evenly within a half. The wrong options of a
     question come from the same pool."""
-    choices: int = Field(4, ge=2)
+    choices: int = Field(default=4, ge=2)
     """Options of a question."""
-    exposures: int = Field(40, ge=1)
+    exposures: int = Field(default=40, ge=1)
     """Sentences in the corpus for each fact."""
-    attack_exposures: int = Field(10, ge=1)
+    attack_exposures: int = Field(default=10, ge=1)
     """Sentences in the attacker's text for each fact of T."""
-    disguised: float = Field(0.15, ge=0, le=1)
+    disguised: float = Field(default=0.15, ge=0, le=1)
     """Share of the hazard documents that state their facts without any tell-tale term."""
-    labelled: float = Field(0.1, gt=0, le=1)
+    labelled: float = Field(default=0.1, gt=0, le=1)
     """Share of the documents whose label a filter may see."""
 
     @model_validator(mode="after")

@@ -23,12 +23,12 @@ PAD = "<|pad|>"
 class StartingModel(Settings):
     """Shape of the starting model."""
 
-    width: int = Field(128, ge=8)
-    blocks: int = Field(4, ge=1)
-    heads: int = Field(4, ge=1)
-    vocabulary: int = Field(1200, ge=300)
+    width: int = Field(default=128, ge=8)
+    blocks: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    vocabulary: int = Field(default=1200, ge=300)
     """Most tokens; a small world may have fewer."""
-    context: int = Field(512, ge=16)
+    context: int = Field(default=512, ge=16)
     """Longest text in tokens."""
 
     def build(self, texts: Iterable[str], seed: int) -> Subject:
@@ -37,8 +37,9 @@ class StartingModel(Settings):
         from transformers import LlamaConfig, LlamaForCausalLM
 
         tokenizer = self._tokenizer(texts)
+        vocabulary = tokenizer.get_vocab()
         config = LlamaConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=len(vocabulary),
             hidden_size=self.width,
             intermediate_size=self.width * 8 // 3 // 8 * 8,
             num_hidden_layers=self.blocks,
@@ -46,9 +47,9 @@ class StartingModel(Settings):
             num_key_value_heads=self.heads,
             max_position_embeddings=self.context,
             tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=vocabulary[END],
+            eos_token_id=vocabulary[END],
+            pad_token_id=vocabulary[PAD],
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -24,11 +24,11 @@ def table(story: Account) -> Table:
     made.add_column("arm")
     hazard = story.measure.items if story.measure else "hazard"
     for heading in (f"{hazard}\nbefore", "highest\nafter attack"):
-        made.add_column(Text(heading), justify="right")
+        made.add_column(Text(heading, overflow="fold"), justify="right")
     made.add_column("by")
     benign = benign_measures(story)
     for measure in benign:
-        made.add_column(Text(measure.items), justify="right")
+        made.add_column(Text(measure.items, overflow="fold"), justify="right")
     standings = {standing.arm: standing for standing in story.standings}
     for arm in story.run.arms:
         cells = [*_hazard(standings.get(arm), story.measure)]

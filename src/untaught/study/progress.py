@@ -9,7 +9,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from .plan import Plan, Step
 from .run import Group, waiting
@@ -95,7 +103,7 @@ class Bar:
         )  # fmt: skip
         self._all = self._progress.add_task("study", total=len(self._left))
         self._running: dict[str, tuple[Step, ...]] = {}
-        self._lines: dict[tuple[Step, ...], int] = {}
+        self._lines: dict[tuple[Step, ...], TaskID] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -85,7 +85,8 @@ def _told(step: Step, store: Store) -> Record:
 def _graded(cell: Cell, store: Store) -> Iterator[tuple[Entry, pa.Table, list[dict[str, Any]]]]:
     """One evaluation of a cell after another: its marks, and a row of results for each metric."""
     subject = _record(store, cell.subject.identity)
-    spent = Spent(**subject.spent, seconds=subject.cost["seconds"]) if cell.subject.kind == "attacks" else Spent()
+    own: dict[str, Any] = subject.spent | {"seconds": subject.cost["seconds"]} if cell.subject.kind == "attacks" else {}
+    spent = Spent(**own)
     for entry, step in cell.evaluations:
         record = _record(store, step.identity)
         table = pq.read_table(store.folder(step.identity) / "marks.parquet")

@@ -118,7 +118,7 @@ class Files(Settings):
 class Arm(Settings):
     """A subject made in one way: start from another arm or the base, filter, train, unlearn."""
 
-    start: str | None = Field(None, alias="from")
+    start: str | None = Field(default=None, alias="from")
     """Another arm to start from; None is the base."""
     filters: tuple[Entry, ...] = ()
     """Stages, cheap to dear. Each removes what it flags and hands on the rest."""
@@ -153,11 +153,11 @@ class Study(Settings):
     arms: dict[Name, Arm] = Field(min_length=1)
     attacks: tuple[Entry, ...] = ()
     evaluations: tuple[Entry, ...] = Field(min_length=1)
-    missing: float = Field(0.0, ge=0, le=1)
+    missing: float = Field(default=0.0, ge=0, le=1)
     """Share of all marks that may be missing before the run ends with exit code 6."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     """Processor threads a step computes with. Part of what fixes the last bit of every number."""
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(default=None, ge=1)
     """Steps run side by side; None is as many as the processors allow. It changes no result."""
 
     _folder: Path = PrivateAttr(default_factory=Path)

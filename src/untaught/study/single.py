@@ -28,7 +28,7 @@ class Job(Entry):
     seed: int = 0
     donor_folder: str | None = None
     """For components with a `donor`: the other model's folder."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     where: str = "the job"
     """What messages call the place it was read from."""
 

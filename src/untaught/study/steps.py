@@ -273,7 +273,9 @@ def _named(step: Step) -> Iterator[None]:
 def _decisions(documents: pa.Table, removed: Sequence[tuple[str, np.ndarray, pa.Table]]) -> pa.Table:
     """What was removed, by which stage, for what reason."""
     parts = [
-        pa.table({"row": rows, "id": documents["id"].take(pa.array(rows)), "stage": [use] * len(rows)})
+        pa.table(
+            {"row": rows, "id": documents["id"].take(pa.array(rows)), "stage": pa.array([use] * len(rows), pa.string())}
+        )
         .append_column("score", findings["score"])
         .append_column("reason", findings["reason"])
         .append_column("terms", findings["terms"])

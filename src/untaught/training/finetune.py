@@ -16,12 +16,15 @@ from ..engine.tuning import tune_on_text
 class Finetune(Settings):
     """Train on all documents of the corpus, hazard and benign."""
 
-    steps: int = Field(100, ge=0)
-    lr: float = Field(1e-4, gt=0)
-    rank: int | None = Field(None, ge=1)
+    steps: int = Field(default=100, ge=0)
+    """Optimiser steps."""
+    lr: float = Field(default=1e-4, gt=0)
+    """AdamW\'s constant rate."""
+    rank: int | None = Field(default=None, ge=1)
     """Rank of LoRA adapters; None trains all weights."""
-    batch_size: int = Field(8, ge=1)
-    length: int = Field(256, ge=2)
+    batch_size: int = Field(default=8, ge=1)
+    """Documents a step."""
+    length: int = Field(default=256, ge=2)
     """Longest document in tokens; the rest of it is not seen."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:

@@ -23,17 +23,17 @@ from ..engine.scoring import mean_logprob
 class Pretrain(Settings):
     """Train all weights on the whole corpus."""
 
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
     """Times each token is seen."""
-    lr: float = Field(0.02, gt=0)
+    lr: float = Field(default=0.02, gt=0)
     """AdamW's rate, for embeddings and norms."""
-    matrix_lr: float = Field(0.02, gt=0)
+    matrix_lr: float = Field(default=0.02, gt=0)
     """Muon's rate, for the blocks' matrices."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Packed rows a step."""
-    length: int = Field(64, ge=2)
+    length: int = Field(default=64, ge=2)
     """Tokens a row."""
-    warmup: int = Field(20, ge=0)
+    warmup: int = Field(default=20, ge=0)
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         model = fresh(subject.model)

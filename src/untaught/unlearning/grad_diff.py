@@ -22,13 +22,15 @@ from ..engine.scoring import mean_logprob
 class GradDiff(Settings):
     """Climb on hazard, descend on benign."""
 
-    alpha: float = Field(2.0, ge=0)
+    alpha: float = Field(default=2.0, ge=0)
     """Weight of the benign term."""
-    steps: int = Field(40, ge=0)
-    lr: float = Field(1e-3, gt=0)
-    batch_size: int = Field(8, ge=1)
+    steps: int = Field(default=40, ge=0)
+    """Optimiser steps."""
+    lr: float = Field(default=1e-3, gt=0)
+    """AdamW\'s constant rate."""
+    batch_size: int = Field(default=8, ge=1)
     """Documents a step, of each kind."""
-    length: int = Field(128, ge=2)
+    length: int = Field(default=128, ge=2)
     """Longest document in tokens."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:

@@ -33,16 +33,17 @@ class Rmu(Settings):
 
     layer: int | float = 0.25
     """The block whose output is steered: an index, or a fraction of the depth. Paper: 7 of 32."""
-    steer: float = Field(5.0, gt=0)
+    steer: float = Field(default=5.0, gt=0)
     """Length of the target in units of the mean norm of the frozen activations."""
-    alpha: float = Field(10.0, ge=0)
+    alpha: float = Field(default=10.0, ge=0)
     """Weight of the benign term."""
-    steps: int = Field(160, ge=0)
+    steps: int = Field(default=160, ge=0)
     """Paper: 80 to 150."""
-    lr: float = Field(3e-3, gt=0)
-    batch_size: int = Field(8, ge=1)
+    lr: float = Field(default=3e-3, gt=0)
+    """AdamW\'s constant rate."""
+    batch_size: int = Field(default=8, ge=1)
     """Documents a step, of each kind."""
-    length: int = Field(128, ge=2)
+    length: int = Field(default=128, ge=2)
     """Longest document in tokens."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
