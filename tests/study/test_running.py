@@ -5,10 +5,10 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
-from studies import SMALLEST, TINY, changed, leftovers, put, records_of, rows_of, run, timeless
+from studies import PRETRAIN, SMALLEST, TERMS, TINY, changed, leftovers, put, records_of, rows_of, run, timeless
 
 from untaught.attest import digest
-from untaught.core import UserError
+from untaught.core import Record, UserError
 from untaught.study.plan import plan
 from untaught.study.schema import load
 from untaught.study.steps import Bench
@@ -277,3 +277,18 @@ def test_digests_in_records_are_those_of_the_files(finished):
                 assert digest.of_file(path.parent / name) == value
             elif (path.parent / "model").is_dir():
                 assert digest.of_weights(path.parent / "model") == value
+
+
+def test_a_stage_that_removes_nothing_hands_everything_on(tmp_path):
+    stages = [{"use": "blocklist", "terms": ["stands nowhere"]}, {"use": "blocklist", "terms": TERMS, "distinct": 1}]
+    arms = {"filtered": {"filters": stages, **PRETRAIN}}
+    file = put(tmp_path / "two.yaml", TINY | {"arms": arms, "attacks": [], "evaluations": TINY["evaluations"][:1]})
+    run(file, tmp_path / "home", tmp_path / "out")
+    [record] = records_of_kind(tmp_path / "out", "filters")
+    assert [stage["removed"] > 0 for stage in record.measured["stages"]] == [False, True]
+
+
+def records_of_kind(out, kind):
+    """The records of one kind of step in a run folder."""
+    records = [Record.from_json(path.read_text()) for path in (out / "records").iterdir()]
+    return [record for record in records if record.kind == kind]

@@ -5,7 +5,7 @@ from .contracts import METHOD, Evaluation, Filter, Intervention, Loss, Rig, Role
 from .errors import ExitCode, UserError, suggest
 from .record import Record
 from .settings import Settings
-from .statistics import Summary, summarise
+from .statistics import Summary, by_metric, summarise
 from .subject import Corpus, Subject, Wrap
 from .tables import (
     FINDINGS,
@@ -26,6 +26,6 @@ from .tables import (
 __all__ = [
     "FINDINGS", "MARKS", "METHOD", "Budget", "Corpus", "Document", "Documents", "Evaluation", "ExitCode", "Filter",
     "Finding", "Findings", "Intervention", "Loss", "Mark", "Marks", "Mask", "Record", "Rig", "Role", "Scorer",
-    "Settings", "Shelf", "Spent", "Subject", "Summary", "UserError", "Wrap", "documents", "findings", "marks",
-    "require", "suggest", "summarise",
+    "Settings", "Shelf", "Spent", "Subject", "Summary", "UserError", "Wrap", "by_metric", "documents", "findings",
+    "marks", "require", "suggest", "summarise",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ WORDS = {
     "list_type": "should be a list, such as [0]",
     "dict_type": "should be a table of 'name: value'",
     "model_type": "should be a table of 'name: value'",
-    "too_short": "should not be empty",
+    "too_short": "should have at least 1 entry",
 }
 """Pydantic's complaints that speak of Python, in a user's words."""
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+
+from .tables import Marks
 
 Z95 = 1.959963984540054
 
@@ -48,6 +51,18 @@ def summarise(values: Sequence[float | None]) -> Summary:
         half = student_t95(len(scored) - 1) * float(scored.std(ddof=1)) / math.sqrt(len(scored))
         low, high = mean - half, mean + half
     return Summary(mean, low, high, len(scored), missing)
+
+
+def by_metric(marks: Marks) -> list[dict[str, Any]]:
+    """What the marks of each metric come to, as columns of a results row: one table a metric, in order."""
+    rows = marks.to_pylist()
+    found: list[dict[str, Any]] = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        own = [row for row in rows if row["metric"] == metric]
+        chances = [row["chance"] for row in own if row["chance"] is not None]
+        chance = sum(chances) / len(chances) if chances else None
+        found.append({"metric": metric, **asdict(summarise([row["value"] for row in own])), "chance": chance})
+    return found
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..core import Documents, UserError
+from ..core import Corpus, Documents, Rig, UserError
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,18 @@ def stream(
     filler = pad_id(tokenizer)
     for chosen in _orders(len(rows), size, generator):
         yield pad([rows[i] for i in chosen], filler)
+
+
+def paired_stream(
+    tokenizer: PreTrainedTokenizerBase, corpus: Corpus, rig: Rig, *, size: int, length: int
+) -> Iterator[tuple[Batch, Batch]]:
+    """A hazard and a benign batch for each step, for ever: what an unlearning loss is called with."""
+    corpus.need("hazard", "benign")
+    hazard, benign = (
+        stream(tokenizer, docs, size=size, length=length, generator=rig.generator(side))
+        for side, docs in (("hazard", corpus.hazard), ("benign", corpus.benign))
+    )
+    return zip(hazard, benign, strict=False)
 
 
 def packed_stream(rows: Tensor, *, size: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import __version__
-from ..core import Record, Spent, UserError, summarise
+from ..core import Record, Spent, UserError, by_metric
 from ..corpus.writing import write_atomically, write_documents
 from .plan import Cell, Plan, Step
 from .schema import Entry
@@ -99,25 +99,8 @@ def _graded(cell: Cell, store: Store) -> Iterator[tuple[Entry, pa.Table, list[di
             "role": record.measured["role"],
             "items": entry.settings["items"],
         }
-        yield entry, table, [place | _summary(table, metric) | {
-            "seed": cell.seed, "weights": subject.outputs["weights"],
-        } for metric in dict.fromkeys(table["metric"].to_pylist())]  # fmt: skip
-
-
-def _summary(table: pa.Table, metric: str) -> dict[str, Any]:
-    """What the marks of one metric come to."""
-    own = [row for row in table.to_pylist() if row["metric"] == metric]
-    of = summarise([row["value"] for row in own])
-    chances = [row["chance"] for row in own if row["chance"] is not None]
-    return {
-        "metric": metric,
-        "value": of.value,
-        "low": of.low,
-        "high": of.high,
-        "n": of.n,
-        "missing": of.missing,
-        "chance": sum(chances) / len(chances) if chances else None,
-    }
+        after = {"seed": cell.seed, "weights": subject.outputs["weights"]}
+        yield entry, table, [place | summary | after for summary in by_metric(table)]
 
 
 def _placed(table: pa.Table, cell: Cell, entry: Entry) -> pa.Table:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from ..attest import digest
-from ..core import Budget, Corpus, Role, Subject, UserError, summarise
+from ..core import Budget, Corpus, Role, Subject, UserError, by_metric
 from ..corpus.world import from_files, read_any_items, split
 from ..engine.rig import Progress, Rig
 from .schema import SIDES, Entry, Files, change, read_yaml
@@ -118,24 +118,6 @@ def evaluate(model: Path, job: Job, folder: Path) -> list[dict[str, Any]]:
     models.check_folder(model)
     items = read_any_items(folder / component.items, where=f"{job.where}, items")
     role: Role | None = component.role or (items["role"][0].as_py() if "role" in items.column_names else None)
-    marks = component.grade(models.load(model), items).to_pylist()
-    rows = []
-    for metric in dict.fromkeys(mark["metric"] for mark in marks):
-        of = summarise([mark["value"] for mark in marks if mark["metric"] == metric])
-        chances = [mark["chance"] for mark in marks if mark["metric"] == metric and mark["chance"] is not None]
-        rows.append(
-            {
-                "evaluation": job.use,
-                "role": role,
-                "items": component.items,
-                "metric": metric,
-                "value": of.value,
-                "low": of.low,
-                "high": of.high,
-                "n": of.n,
-                "missing": of.missing,
-                "chance": sum(chances) / len(chances) if chances else None,
-                "weights": digest.of_weights(model),
-            }
-        )
-    return rows
+    place = {"evaluation": job.use, "role": role, "items": component.items}
+    weights = {"weights": digest.of_weights(model)}
+    return [place | summary | weights for summary in by_metric(component.grade(models.load(model), items))]

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.batches import Batch, stream
+from ..engine.batches import Batch, paired_stream
 from ..engine.models import fresh
 from ..engine.scoring import mean_logprob
 
@@ -35,7 +35,6 @@ class GradDiff(Settings):
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         model = fresh(subject.model)
-        corpus.need("hazard", "benign")
 
         def loss(hazard: Batch, benign: Batch) -> dict[str, Tensor]:
             return {
@@ -43,9 +42,6 @@ class GradDiff(Settings):
                 "retain": -self.alpha * mean_logprob(model, benign),
             }
 
-        hazard, benign = (
-            stream(subject.tokenizer, docs, size=self.batch_size, length=self.length, generator=rig.generator(side))
-            for side, docs in (("hazard", corpus.hazard), ("benign", corpus.benign))
-        )
-        rig.tune(model, loss, zip(hazard, benign, strict=False), steps=self.steps, lr=self.lr)
+        batches = paired_stream(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
+        rig.tune(model, loss, batches, steps=self.steps, lr=self.lr)
         return replace(subject, model=model.eval())

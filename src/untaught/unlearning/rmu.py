@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.batches import Batch, stream
+from ..engine.batches import Batch, paired_stream
 from ..engine.models import blocks, fresh, layer_index, output_matrices
 from ..engine.scoring import hidden
 
@@ -47,7 +47,6 @@ class Rmu(Settings):
     """Longest document in tokens."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        corpus.need("hazard", "benign")
         frozen, model = subject.model, fresh(subject.model)
         layer = layer_index(self.layer, len(blocks(model)))
         direction = torch.randn(model.config.hidden_size, generator=rig.generator("direction"))
@@ -66,13 +65,8 @@ class Rmu(Settings):
                 "retain": self.alpha * _mean(drift, benign),
             }
 
-        hazard, benign = (
-            stream(subject.tokenizer, docs, size=self.batch_size, length=self.length, generator=rig.generator(side))
-            for side, docs in (("hazard", corpus.hazard), ("benign", corpus.benign))
-        )
-        rig.tune(
-            model, loss, zip(hazard, benign, strict=False), steps=self.steps, lr=self.lr, train=_trained(model, layer)
-        )
+        batches = paired_stream(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
+        rig.tune(model, loss, batches, steps=self.steps, lr=self.lr, train=_trained(model, layer))
         return replace(subject, model=model.requires_grad_(True).eval())
 
 
