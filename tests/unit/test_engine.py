@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -111,6 +112,14 @@ def test_a_text_with_nothing_to_score_is_missing_and_not_perfect(subject):
     assert whole.nats is not None
     [alone] = scoring.completions(subject, [("", "T")])
     assert (alone.nats, alone.tokens) == (None, 1)
+
+
+def test_what_the_wrap_puts_before_a_text_is_given_and_not_scored(subject):
+    [plain] = scoring.text_nats(subject, ["The river is long."])
+    wrapped = replace(subject, wrap=Wrap(before="Maps of towns.\n"))
+    [given] = scoring.text_nats(wrapped, ["The river is long."])
+    assert given.tokens == plain.tokens
+    assert given.nats != plain.nats
 
 
 def values_of(subject, prompts, options, answers, batch_size=8):

@@ -103,15 +103,19 @@ def _split(subject: Subject, pairs: Sequence[tuple[str, str]]) -> tuple[list[lis
 
 @torch.inference_mode()
 def text_nats(subject: Subject, texts: Sequence[str], *, length: int = 512, batch_size: int = 16) -> list[Completion]:
-    """Log-likelihood of whole texts, cut at `length` tokens; the first token is given, not scored.
+    """Log-likelihood of whole texts, cut at `length` tokens.
 
-    A text of one token has nothing to score: its `nats` is None.
+    What the wrap puts before a text is given, not scored; so is a first token that nothing stands before.
     """
-    rows = encode(subject.tokenizer, [subject.wrap.around(text) for text in texts], length)
+    before = subject.wrap.before
+    rows = encode(subject.tokenizer, [before + text for text in texts], length)
+    given = max(1, len(subject.tokenizer(before)["input_ids"]))
     found: list[Completion] = []
     for first in range(0, len(rows), batch_size):
         chunk = rows[first : first + batch_size]
-        totals = token_logprobs(subject.model, pad(chunk, pad_id(subject.tokenizer))).sum(1).tolist()
-        for total, scored in zip(totals, (len(row) - 1 for row in chunk), strict=True):
+        logprobs = token_logprobs(subject.model, pad(chunk, pad_id(subject.tokenizer)))
+        for total, scored in zip(
+            logprobs[:, given - 1 :].sum(1).tolist(), (len(r) - given for r in chunk), strict=True
+        ):
             found.append(Completion(total if scored > 0 and math.isfinite(total) else None, max(1, scored)))
     return found
