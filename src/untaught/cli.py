@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -259,9 +260,23 @@ def _say(message: str) -> None:
 
 def main() -> None:
     """Run a verb. Wrong input is a message and exit code 2; anything else that is raised is our bug."""
+    stopped = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+        sys.unraisablehook = lambda _: None  # what Ctrl-C cuts off half-way would complain as it goes
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
     try:
         app()
-    except Exception as error:
+    except BaseException as error:
+        if stopped:  # whatever Ctrl-C was turned into on its way here
+            _say("untaught: stopped. What is finished is kept: run again to go on.")
+            sys.exit(128 + signal.SIGINT)
+        if not isinstance(error, Exception):
+            raise  # a verb's own exit code
         from .core import ExitCode, UserError
 
         lacking = error.name if isinstance(error, ModuleNotFoundError) else None

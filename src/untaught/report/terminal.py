@@ -22,9 +22,8 @@ def table(story: Account) -> Table:
     """Arms by: hazard before, highest under attack and which, then one column for each set of benign items."""
     made = Table(title=Text(story.run.title), caption=Text(_caption(story)))
     made.add_column("arm")
-    hazard = story.measure.items if story.measure else "hazard"
-    for heading in (f"{hazard}\nbefore", "highest\nafter attack"):
-        made.add_column(Text(heading, overflow="fold"), justify="right")
+    for heading in ("hazard\nbefore", "highest\nafter attack"):
+        made.add_column(Text(heading), justify="right")
     made.add_column("by")
     benign = benign_measures(story)
     for measure in benign:
@@ -65,4 +64,5 @@ def _number(estimate: Estimate | None, measure: Measure) -> Text:
 def _caption(story: Account) -> str:
     seeds = f"{len(story.run.seeds)} seed" + ("" if len(story.run.seeds) == 1 else "s")
     level = "no chance level" if story.chance is None else f"chance {words.percent(story.chance)}"
-    return f"95% intervals over {seeds}; {level}"
+    hazard = f"hazard: {story.measure.metric} on {story.measure.items}; " if story.measure else ""
+    return f"{hazard}95% intervals over {seeds}; {level}"

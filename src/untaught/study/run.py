@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
@@ -23,6 +25,9 @@ from .plan import Plan, Step
 from .schema import Study
 from .steps import Bench
 from .store import Store
+
+LEAKS = "ignore::UserWarning:multiprocessing.resource_tracker"
+"""A helper process of Python's, started with our warning options, would warn of locks that Ctrl-C left behind."""
 
 
 @dataclass(frozen=True)
@@ -99,21 +104,22 @@ def _here(left: list[Group], study: Study, store: Store, watcher: Watcher, worke
 def _in_processes(left: list[Group], study: Study, store: Store, watcher: Watcher, workers: int) -> None:
     """Groups side by side, each as soon as what it needs is done."""
     context = get_context("spawn")
-    reports = context.Queue()
     unmade = {step.identity for group in left for step in group.steps if store.record(step.identity) is None}
-    with (
-        ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_begin, initargs=(study, store.root.parent, reports)
-        ) as pool,
-        _listening(reports, watcher.progress),
-    ):
+    with _undisturbed():
+        if LEAKS not in sys.warnoptions:
+            sys.warnoptions.append(LEAKS)
+        reports = context.Queue()
+        begin = (study, store.root.parent, reports)
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=begin)
+    with pool, _listening(reports, watcher.progress):
         running: dict[Future[None], Group] = {}
         try:
             while left or running:
                 for group in [g for g in left if not g.needs & unmade][: workers - len(running)]:
                     left.remove(group)
                     watcher.started(group.steps)
-                    running[pool.submit(_do, group)] = group
+                    with _undisturbed():
+                        running[pool.submit(_do, group)] = group
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     group = running.pop(future)
@@ -126,9 +132,31 @@ def _in_processes(left: list[Group], study: Study, store: Store, watcher: Watche
                 f"a worker process was ended from outside while the run was at: {titles}. Often memory ran out."
                 " What is finished is kept: run again, with fewer at a time (--set workers=1)."
             ) from None
+        except KeyboardInterrupt:
+            for worker in active_children():
+                worker.terminate()  # what they were at is lost, as in any kill; what is finished is kept
+            raise
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until the block is done, and processes begun in it never hear it: only this one should answer."""
+    heard: list[int] = []
+    before = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
