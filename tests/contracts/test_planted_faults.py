@@ -210,7 +210,7 @@ class Length:
 
     def measure(self, batch):
         scores = [float(len(text)) for text in batch["text"].to_pylist()]
-        return pa.table([scores, ["long"] * len(scores), [[]] * len(scores)], schema=FINDINGS)
+        return pa.table([scores, ["long"] * len(scores), [[]] * len(scores), [[]] * len(scores)], schema=FINDINGS)
 
     def keep(self, findings):
         return findings["score"].to_numpy() < self.most

@@ -174,7 +174,8 @@ def test_tables_of_nothing_have_their_columns():
     assert marks([]).schema == MARKS
     assert findings([]).schema == FINDINGS
     assert documents([]).column_names == ["id", "text"]
-    assert findings([Finding(1.0, "why", ("a",))]).to_pylist() == [{"score": 1.0, "reason": "why", "terms": ["a"]}]
+    row = {"score": 1.0, "reason": "why", "terms": ["a"], "spans": [{"term": 0, "start": 3, "stop": 4}]}
+    assert findings([Finding(1.0, "why", ("a",), ((0, 3, 4),))]).to_pylist() == [row]
 
 
 def test_a_column_that_is_lacking_is_named_with_those_that_are_there():

@@ -10,6 +10,7 @@ from .subject import Corpus, Subject, Wrap
 from .tables import (
     FINDINGS,
     MARKS,
+    SPAN,
     Document,
     Documents,
     Finding,
@@ -24,8 +25,8 @@ from .tables import (
 )
 
 __all__ = [
-    "FINDINGS", "MARKS", "METHOD", "Budget", "Corpus", "Document", "Documents", "Evaluation", "ExitCode", "Filter",
-    "Finding", "Findings", "Intervention", "Loss", "Mark", "Marks", "Mask", "Record", "Rig", "Role", "Scorer",
+    "FINDINGS", "MARKS", "METHOD", "SPAN", "Budget", "Corpus", "Document", "Documents", "Evaluation", "ExitCode",
+    "Filter", "Finding", "Findings", "Intervention", "Loss", "Mark", "Marks", "Mask", "Record", "Rig", "Role", "Scorer",
     "Settings", "Shelf", "Spent", "Subject", "Summary", "UserError", "Wrap", "by_metric", "documents", "findings",
     "marks", "require", "suggest", "summarise",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ class Scorer(Protocol):
     """A fitted filter: small, frozen, and the same for any batching of the same documents."""
 
     def measure(self, batch: Documents) -> Findings:
-        """The dear half. Pure; one finding a document; larger = more reason to drop."""
+        """The dear half. Pure; one finding a document; larger = more reason to drop; null = could not be measured."""
         ...
 
     def keep(self, findings: Findings) -> Mask:
@@ -38,7 +38,16 @@ class Scorer(Protocol):
 
 
 class Filter(Protocol):
-    """Texts or examples in, findings out. `fit` sees a labelled pool; a filter that needs none returns itself."""
+    """Texts or examples in, findings out. `fit` sees a labelled pool; a filter that needs none leaves it alone.
+
+    A filter for corpora also says three things, each of which may be left out:
+
+        thresholds      class variable: names of the settings that `keep` reads and `measure` does not, so that moving
+                        one re-reads findings and not text (none)
+        lock_free       class variable: `measure` holds Python's lock so little that threads run side by side (False)
+        frozen          method (scorer, folder) -> settings that need no pool: what `fit` learned, written into `folder`
+                        where it is large; paths in them are relative to it (the settings as they are)
+    """
 
     def fit(self, pool: Corpus, rig: Rig) -> Scorer: ...
 

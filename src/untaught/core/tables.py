@@ -3,7 +3,7 @@
 A batch is an Arrow table, never a Python object for each row: an object a document costs more than deciding it.
 
     documents   id, text, and whatever columns they came with
-    findings    score (larger = more reason to drop), reason, terms
+    findings    score (larger = more reason to drop; null = could not be measured), reason, terms, spans
     marks       item, metric, value (null = missing), chance, note
 """
 
@@ -21,13 +21,26 @@ from .errors import UserError
 Documents: TypeAlias = pa.Table
 """Columns `id` (string), `text` (string), and any others."""
 Findings: TypeAlias = pa.Table
-"""Columns `score` (float64), `reason` (string), `terms` (list of strings), one row a document."""
+"""Columns `score` (float64), `reason` (string), `terms` (list of strings), `spans`, one row a document.
+
+A null score is no decision: the document is quarantined, and `reason` says why it could not be measured. `spans` are
+the places in the text that the score rests on, as far as a filter knows them: `start` and `stop` count characters of
+`text`, `term` is an index into the row's `terms` (-1: of no term). A term has one span for each time it stands there.
+"""
 Marks: TypeAlias = pa.Table
 """Columns `item`, `metric` (string), `value`, `chance` (float64, null allowed), `note` (string, null allowed)."""
 Mask: TypeAlias = np.ndarray
 """One bool a document: True is kept."""
 
-FINDINGS = pa.schema([("score", pa.float64()), ("reason", pa.string()), ("terms", pa.list_(pa.string()))])
+SPAN = pa.struct([("term", pa.int32()), ("start", pa.int32()), ("stop", pa.int32())])
+FINDINGS = pa.schema(
+    [
+        ("score", pa.float64()),
+        ("reason", pa.string()),
+        ("terms", pa.list_(pa.string())),
+        ("spans", pa.list_(SPAN)),
+    ]
+)
 MARKS = pa.schema(
     [
         ("item", pa.string()),
@@ -49,11 +62,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a scorer says of one document: a row of `Findings`."""
+    """What a scorer says of one document: a row of `Findings`. A span is (index of its term, start, stop)."""
 
-    score: float
+    score: float | None
     reason: str
     terms: tuple[str, ...] = ()
+    spans: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,8 @@ def documents(rows: Iterable[Document]) -> Documents:
 def findings(rows: Iterable[Finding]) -> Findings:
     """A table of findings from single ones."""
     rows = list(rows)
-    columns = [[r.score for r in rows], [r.reason for r in rows], [list(r.terms) for r in rows]]
+    spans = [[dict(zip(SPAN.names, span, strict=True)) for span in r.spans] for r in rows]
+    columns = [[r.score for r in rows], [r.reason for r in rows], [list(r.terms) for r in rows], spans]
     return pa.table(columns, schema=FINDINGS)
 
 

@@ -120,7 +120,8 @@ class BlocklistScorer:
     def measure(self, batch: Documents) -> Findings:
         found = [self.found(normalise(text)) for text in texts(batch)]
         reasons = [f"{len(terms)} distinct term{'' if len(terms) == 1 else 's'}" for terms in found]
-        return pa.table([[float(len(terms)) for terms in found], reasons, found], schema=FINDINGS)
+        spans = [[] for _ in found]
+        return pa.table([[float(len(terms)) for terms in found], reasons, found, spans], schema=FINDINGS)
 
     def keep(self, findings: Findings) -> Mask:
         return findings["score"].to_numpy() < self.distinct

@@ -121,7 +121,8 @@ class ClassifierScorer:
     def measure(self, batch: Documents) -> Findings:
         found = [self._score(words_of(text)) for text in texts(batch)]
         scores = [score for score, _ in found]
-        return pa.table([scores, [f"p = {score:.2f}" for score in scores], [top for _, top in found]], schema=FINDINGS)
+        reasons, spans = [f"p = {score:.2f}" for score in scores], [[] for _ in found]
+        return pa.table([scores, reasons, [top for _, top in found], spans], schema=FINDINGS)
 
     def keep(self, findings: Findings) -> Mask:
         return findings["score"].to_numpy() < self.threshold

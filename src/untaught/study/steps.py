@@ -279,6 +279,7 @@ def _decisions(documents: pa.Table, removed: Sequence[tuple[str, np.ndarray, pa.
         .append_column("score", findings["score"])
         .append_column("reason", findings["reason"])
         .append_column("terms", findings["terms"])
+        .append_column("spans", findings["spans"])
         for use, rows, findings in removed
     ]
     return pa.concat_tables(parts).sort_by("row")
