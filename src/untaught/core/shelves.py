@@ -13,7 +13,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from .contracts import METHOD
 from .errors import UserError, suggest
@@ -80,3 +84,31 @@ def text(shelf: str, name: str) -> str:
 def _foreign(shelf: str) -> dict[str, importlib.metadata.EntryPoint]:
     """Components that other installed packages bring to a shelf."""
     return {point.name: point for point in importlib.metadata.entry_points(group=f"untaught.{shelf}")}
+
+
+class Use(Settings):
+    """A component named in a file: `{use: NAME, SETTING: VALUE, ...}`, or its name alone."""
+
+    use: str
+    """Name of a component: its file's name on the shelf."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The component's own settings; in a file they stand beside `use`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, table: Any) -> Any:
+        if isinstance(table, str):
+            return {"use": table}
+        if not isinstance(table, Mapping) or "settings" in table:
+            return table
+        return {k: v for k, v in table.items() if k in cls.model_fields} | {
+            "settings": {k: v for k, v in table.items() if k not in cls.model_fields}
+        }
+
+    def component(self, shelf: str, where: str) -> Any:
+        """The component, built from its settings."""
+        try:
+            found = find(shelf, self.use)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        return found.settle(self.settings, f"{where} ({shelf}.{self.use})")

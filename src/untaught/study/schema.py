@@ -15,7 +15,7 @@ import yaml
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from ..core import Budget, Role, Settings, UserError, suggest
-from ..core.shelves import component_of, find
+from ..core.shelves import Use, component_of
 from ..lab.start import StartingModel
 
 WORLDS = ("compounds",)
@@ -59,35 +59,11 @@ class Budgets(Settings):
         return [Budget(**{**given, listed: value}) for value in sorted(set(given[listed]))]
 
 
-class Entry(Settings):
+class Entry(Use):
     """One component in a study: `{use: NAME, budget: ..., SETTING: VALUE, ...}`."""
 
-    use: str
-    """Name of a component: its file's name on the shelf."""
     budget: Budgets | None = None
     """For attacks: what the attacker may spend."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """The component's own settings; in a file they stand beside `use`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, table: Any) -> Any:
-        if isinstance(table, str):
-            return {"use": table}
-        if not isinstance(table, Mapping) or "settings" in table:
-            return table
-        own = {"use", "budget"}
-        return {k: v for k, v in table.items() if k in own} | {
-            "settings": {k: v for k, v in table.items() if k not in own}
-        }
-
-    def component(self, shelf: str, where: str) -> Any:
-        """The component, built from its settings."""
-        try:
-            found = find(shelf, self.use)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        return found.settle(self.settings, f"{where} ({shelf}.{self.use})")
 
     def plain(self) -> dict[str, Any]:
         """As it stands in a study file."""
