@@ -102,6 +102,36 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")], json_: As
         _say(f"The report is {page}.")
 
 
+@app.command("filter")
+def filter_(
+    data: Annotated[list[str], typer.Argument(help="Corpus files, folders, or globs in quotes.")],
+    out: Annotated[Path, typer.Option("--out", help="Filter folder: decisions, receipts, and what is written out.")],
+    config: Annotated[Path | None, typer.Option("--config", help="Policy file; left out, that of --out.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Also write kept, removed and quarantined files.")] = False,
+    executor: Annotated[str, typer.Option(help="local, processes, ray or datatrove.")] = "local",
+    set_: Set = None,
+    json_: AsJson = False,
+) -> None:
+    """Decide which documents of a corpus are removed, and keep a receipt of every decision."""
+    from .core import ExitCode
+    from .corpus.running import alone
+    from .study import filtering
+
+    filtering.prepared(out, executor)
+    policy, folder = filtering.read_policy(config, out, _changes(set_))
+    with alone(out):
+        made = filtering.make(policy, folder, out)
+        summary = filtering.carry_out(data, made, out, executor=executor, apply=apply, quiet=json_)
+    if json_:
+        _print_json(summary)
+    else:
+        _print(filtering.told(summary, out), markup=False)
+    if problems := filtering.problems(summary, made.policy):
+        for problem in problems:
+            _say(problem)
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
 @app.command()
 def unlearn(model: Model, config: Config = None, out: Out = None, set_: Set = None, json_: AsJson = False) -> None:
     """Apply an unlearning method to a model folder and write the new model."""

@@ -29,6 +29,14 @@ def of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def of_path(path: Path) -> str:
+    """Digest of a file's bytes, or of the names and bytes of all files below a folder."""
+    if not path.is_dir():
+        return of_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return of_json([[p.relative_to(path).as_posix(), of_file(p)] for p in files])
+
+
 def of_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memoryview]]) -> str:
     """Digest of tensors given as name, dtype (safetensors' word), shape and little-endian bytes."""
     whole = hashlib.sha256()

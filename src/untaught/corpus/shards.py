@@ -28,13 +28,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 import zstandard
 
 from ..core import UserError
 
+pc: Any = pyarrow.compute
 KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 PIECE = 128 * 2**20
 """Bytes of a shard: unpacked ones of parquet, bytes on the disk of jsonl."""
@@ -60,6 +61,11 @@ class Source:
     path: Path
     kind: str
     """The end of its name: one of `KINDS`."""
+
+    @property
+    def table(self) -> str:
+        """Its name with the end of a parquet file: what tables about it are called."""
+        return self.name if self.kind == ".parquet" else f"{self.name.removesuffix(self.kind)}.parquet"
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,10 @@ def sources(data: Sequence[str | os.PathLike[str]]) -> list[Source]:
         if not here:
             raise UserError(f"'{given}' is or holds no corpus file. Give one of: {', '.join(KINDS)}.")
         for source in here:
-            if found.setdefault(source.name, source).path != source.path:
-                both = f"{found[source.name].path} and {source.path}"
-                raise UserError(f"{both} would both be written as '{source.name}'. Give the folder above them.")
-    return [found[name] for name in sorted(found)]
+            if found.setdefault(source.table, source).path != source.path:
+                both = f"{found[source.table].path} and {source.path}"
+                raise UserError(f"tables about {both} would both be called '{source.table}'. Rename one of them.")
+    return sorted(found.values(), key=lambda source: source.name)
 
 
 def _named(given: str) -> Iterator[Source]:
@@ -117,7 +123,15 @@ def kind_of(path: Path) -> str:
 
 
 def cut(source: Source) -> list[Shard]:
-    """The shards of a source."""
+    """The shards of a source; one, when it is too damaged to be cut."""
+    try:
+        edges = _edges(source)
+    except Damaged:
+        edges = [0, 0]
+    return [Shard(source, i, start, stop) for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True))]
+
+
+def _edges(source: Source) -> list[int]:
     if source.kind == ".parquet":
         with _opened(source), pq.ParquetFile(source.path) as file:
             groups = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
@@ -127,13 +141,12 @@ def cut(source: Source) -> list[Shard]:
                 edges.append(index)
                 held = 0
             held += size
-        edges.append(len(groups))
-    elif source.kind == ".jsonl":
+        return [*edges, len(groups)]
+    if source.kind == ".jsonl":
         with _opened(source):
-            edges = [*range(0, max(source.path.stat().st_size, 1), PIECE), source.path.stat().st_size]
-    else:
-        edges = [0, 1]
-    return [Shard(source, i, start, stop) for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True))]
+            size = source.path.stat().st_size
+        return [*range(0, max(size, 1), PIECE), size]
+    return [0, 1]
 
 
 @contextmanager

@@ -1,0 +1,181 @@
+"""`untaught filter`: a policy file and a corpus in, decisions and receipts out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from ..core import Corpus, UserError, documents, suggest
+from ..corpus import receipts, running, shards, summary
+from ..corpus.policy import Policy, Rules, Stage, rules
+from ..corpus.world import from_files, split
+from ..corpus.writing import write_atomically
+from ..engine.rig import Rig
+from .schema import change, read_yaml
+
+POLICY = "policy.yaml"
+OURS = {*running.OURS, POLICY, summary.FILE, ".lock", "report.html", "classifier.npz"}
+"""What a filter folder may hold."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A policy with nothing left to learn or to look up, and the rules it comes to."""
+
+    policy: Policy
+    rules: Rules
+
+
+def read_policy(config: Path | None, out: Path, changes: Mapping[str, Any]) -> tuple[Policy, Path]:
+    """A policy from its file, or that of an earlier run, and changes to it; and the folder its paths start from."""
+    path = config or out / POLICY
+    if config is None and not path.is_file() and "filters" not in changes:
+        raise UserError(
+            f"there is no policy, and no {path} of an earlier run. Give one with --config FILE; the shortest is"
+            " 'filters: [{use: blocklist, terms: terms.txt}]'."
+        )
+    table = read_yaml(path) if path.is_file() or config else {}
+    for place, value in changes.items():
+        change(table, place, value)
+    return Policy.settle(table, path.name), path.parent
+
+
+def make(policy: Policy, folder: Path, out: Path, where: str = POLICY) -> Made:
+    """Read what the policy names, learn what it must from its labelled corpus, and write `policy.yaml` into `out`."""
+    pool = _pool(policy, folder)
+    stages, components, scorers = [], [], []
+    for index, stage in enumerate(policy.filters):
+        place = f"{where}, filters.{index}"
+        component = stage.component("filters", place).resolved(folder)
+        try:
+            scorer = component.fit(pool, Rig(0, f"filters/{stage.use}"))
+        except UserError as error:
+            mend = "" if policy.corpus else " The policy has no 'corpus: {hazard: PATH, benign: PATH}' to learn from."
+            raise UserError(f"{place} ({stage.use}): {error}{mend}") from None
+        if hasattr(component, "frozen"):
+            component = component.frozen(scorer, out)
+        components.append(component)
+        scorers.append(scorer)
+        stages.append(Stage(use=stage.use, escalate=stage.escalate, settings=component.changed()))
+    policy = policy.model_copy(update={"filters": tuple(stages), "corpus": None})
+    _write_policy(policy, out)
+    return Made(policy, rules(policy, components, scorers, out))
+
+
+def _pool(policy: Policy, folder: Path) -> Corpus:
+    """The labelled corpus that stages learn from; empty when the policy names none."""
+    if policy.corpus is None:
+        return Corpus(documents([]), documents([]))
+    hazard, benign = (
+        [folder / path for path in ([given] if isinstance(given, str) else given)]
+        for given in (policy.corpus.hazard, policy.corpus.benign)
+    )
+    return split(from_files(hazard, benign, {}, text_column=policy.corpus.text_column).documents)
+
+
+def _write_policy(policy: Policy, out: Path) -> None:
+    """The policy as YAML; long lists on one line, as JSON, which is YAML too and quick to write."""
+    table = policy.plain()
+    stages = table.pop("filters")
+    lines = ["# What this folder was filtered by, whole: it repeats the run.\n", yaml.safe_dump(table, sort_keys=False)]
+    lines.append("filters:\n")
+    for stage in stages:
+        lines += [f"{'- ' if index == 0 else '  '}{name}: {json.dumps(value, ensure_ascii=False)}\n"
+                  for index, (name, value) in enumerate(stage.items())]  # fmt: skip
+    write_atomically(out / POLICY, "".join(lines))
+
+
+def carry_out(
+    data: Sequence[str], made: Made, out: Path, *, executor: str = "local", apply: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Filter a corpus by a policy that is made. Returns the summary, with how many sources were decided now."""
+    sources = shards.sources(data)
+    for source in sources:
+        check_columns(source, made)
+    doing = _executor(executor, made, out)
+    with _bar(sources, apply=apply, quiet=quiet) as say:
+        now = running.run(made.rules, sources, out, doing, apply=apply, say=say)
+    return {**summary.summarise(sources, made.rules.digest, out), "decided_now": now}
+
+
+@contextmanager
+def _bar(sources: Sequence[shards.Source], *, apply: bool, quiet: bool) -> Iterator[Callable[[running.Task], None]]:
+    """How far a run is, in bytes of its sources, on stderr. Silent when that is no terminal."""
+    console = Console(stderr=True)
+    size = {source: source.path.stat().st_size for source in sources}
+    parts = {source: len(shards.cut(source)) for source in sources}
+    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("left"), TimeRemainingColumn()
+    with Progress(
+        TextColumn("{task.description}"), *columns, console=console, disable=quiet or not console.is_terminal
+    ) as progress:
+        kinds = {"decide": "deciding", **({"apply": "writing"} if apply else {})}
+        lines = {kind: progress.add_task(label, total=sum(size.values())) for kind, label in kinds.items()}
+
+        def say(task: running.Task) -> None:
+            if task.kind in lines:
+                progress.advance(lines[task.kind], size[task.source] / (parts[task.source] if task.shard else 1))
+
+        yield say
+
+
+def check_columns(source: shards.Source, made: Made) -> None:
+    """Refuse a source without the text column before anything is spent. Damage is found when it is decided."""
+    try:
+        shards.columns_of(source, made.rules.reading)
+    except shards.Damaged:
+        return
+
+
+def _executor(name: str, made: Made, out: Path) -> running.Doing:
+    workers = made.policy.workers
+    if name == "ray":
+        return running.on_ray(workers)
+    if name == "datatrove":
+        return running.on_datatrove(workers, out)
+    return running.local(made.rules, workers, processes=name == "processes")
+
+
+def prepared(out: Path, executor: str) -> None:
+    """Refuse a folder that holds something else than an earlier run, and an executor that there is not."""
+    if executor not in running.EXECUTORS:
+        raise UserError(f"there is no executor '{executor}'.{suggest(executor, running.EXECUTORS)}")
+    if out.is_file() or (out.is_dir() and not {p.name for p in out.iterdir()} <= OURS):
+        raise UserError(f"{out} is a file, or a folder with something else in it. Give another with --out.")
+
+
+def told(summary: Mapping[str, Any], out: Path) -> str:
+    """The summary in a few lines."""
+    read = summary["read"]
+    lines = [f"{out}: {read} documents read, {summary['decided_now']} of {len(summary['sources'])} sources decided now"]
+    for decision in receipts.DECISIONS:
+        share = f" ({summary[decision] / read:.2%})" if read else ""
+        by = ", ".join(f"{stage} {n[decision]}" for stage, n in summary["stages"].items() if decision in n)
+        lines.append(f"  {decision:<12} {summary[decision]}{share}{f'    {by}' if by else ''}")
+    return "\n".join([*lines, f"  root         {summary['root']}"])
+
+
+def problems(summary: Mapping[str, Any], policy: Policy) -> list[str]:
+    """What a user must look at, a line each: nothing is left out or taken in without a word."""
+    found = [f"{name} is {why}: none of it was decided, kept or removed." for name, why in summary["damaged"].items()]
+    if summary["quarantined"] > policy.quarantined * summary["read"]:
+        why = ", ".join(f"{reason} ({n})" for reason, n in summary["reasons"].get("quarantined", {}).items())
+        found.append(
+            f"{summary['quarantined']} of {summary['read']} documents are quarantined, and the policy allows"
+            f" {policy.quarantined:.1%}: {why}. Mend them, or allow more with --set quarantined=SHARE."
+        )
+    doubled = summary["duplicate_ids"]
+    if policy.unique_ids and doubled["documents"]:
+        some = ", ".join(doubled["ids"][:3])
+        found.append(
+            f"{doubled['documents']} documents have an id that another has, such as {some}. All were decided, each by"
+            " its row. Give them ids of their own, or say that it is known with --set unique_ids=false."
+        )
+    return found
