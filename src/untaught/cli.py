@@ -103,25 +103,41 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")], json_: As
 
 
 @app.command("filter")
-def filter_(
+def filter_(  # noqa: PLR0913, PLR0917 - a parameter for each option
     data: Annotated[list[str], typer.Argument(help="Corpus files, folders, or globs in quotes.")],
     out: Annotated[Path, typer.Option("--out", help="Filter folder: decisions, receipts, and what is written out.")],
     config: Annotated[Path | None, typer.Option("--config", help="Policy file; left out, that of --out.")] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Also write kept, removed and quarantined files.")] = False,
     executor: Annotated[str, typer.Option(help="local, processes, ray or datatrove.")] = "local",
+    estimate: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only say what would go and what it costs, from N documents.")
+    ] = None,
+    upload: Annotated[str | None, typer.Option(help="Put what is kept into a dataset: hub:OWNER/NAME.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let all see what is uploaded; else it is private.")] = False,
     set_: Set = None,
     json_: AsJson = False,
 ) -> None:
     """Decide which documents of a corpus are removed, and keep a receipt of every decision."""
-    from .core import ExitCode
+    from .core import ExitCode, UserError
+    from .corpus import hub
     from .corpus.running import alone
     from .study import filtering
 
     filtering.prepared(out, executor)
+    if estimate is not None and (apply or upload):
+        raise UserError("--estimate writes nothing out, so it goes with neither --apply nor --upload. Leave one out.")
     policy, folder = filtering.read_policy(config, out, _changes(set_))
     with alone(out):
-        made = filtering.make(policy, folder, out)
-        summary = filtering.carry_out(data, made, out, executor=executor, apply=apply, quiet=json_)
+        made = filtering.make(policy, folder, out, data=data)
+        if estimate is not None:
+            found = filtering.estimate(data, made, out, estimate)
+            _print_json(found) if json_ else _print(filtering.estimating.told(found, data), markup=False)
+            return
+        summary = filtering.carry_out(data, made, out, executor=executor, apply=apply or bool(upload), quiet=json_)
+    if upload:
+        _say(
+            f"{hub.upload(out, upload, public=public)} holds what is kept, {'for all to see' if public else 'private'}."
+        )
     if json_:
         _print_json(summary)
     else:

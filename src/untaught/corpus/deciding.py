@@ -91,12 +91,18 @@ def decide(rules: Rules, shard: Shard, folder: Path) -> None:
 
 
 def finish(rules: Rules, source: Source, folder: Path) -> None:
-    """Put the decided shards of a source together. Refused while one of them is not decided."""
+    """Put the decided shards of a source together. Refused while one of them is not decided.
+
+    Asked again by whoever did not hear that it was done, there is nothing to put together and nothing to do.
+    """
     work = folder / WORK / source.name
     count = len(shards.cut(source))
     parts = [Receipt.load(work / f"{index:05d}.json") for index in range(count)]
     ready = [part for part in parts if part and part.policy == rules.digest and part.holds(folder)]
     if len(ready) < count:
+        if finished(rules, source, folder):
+            shutil.rmtree(work, ignore_errors=True)
+            return
         raise RuntimeError(f"{source.name}: {len(ready)} of {count} shards are decided")
     read = [dict(shard) for part in ready for shard in part.shards]
     damaged = next((part.damaged for part in ready if part.damaged), None)
@@ -360,8 +366,9 @@ def counted(decision: np.ndarray, stage: np.ndarray, names: Sequence[str], size:
     for code in (REMOVED, QUARANTINED):
         kinds: Counter[str] = Counter()
         for group in told.filter(pa.array(decision == code)).value_counts().to_pylist() if number[code] else ():
-            kinds[re.sub(r"\d+(\.\d+)?", "#", group["values"])] += group["counts"]
+            kinds[re.sub(r"(?<![\w-])\d+(\.\d+)?", "#", group["values"])] += group["counts"]
         if kinds:
             reasons[DECISIONS[code]] = dict(kinds)
     sizes = {name: int(text[code]) for code, name in enumerate(DECISIONS) if number[code]}
-    return Counts.total([Counts(len(decision), *number, sizes, stages, reasons)])
+    kept, removed, quarantined = number
+    return Counts.total([Counts(len(decision), kept, removed, quarantined, sizes, stages, reasons)])

@@ -13,6 +13,7 @@ cannot be told apart into documents at all is `Damaged`, and no part of its sour
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
 import hashlib
@@ -34,6 +35,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from ..core import UserError
+from . import hub
 
 pc: Any = pyarrow.compute
 KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -101,7 +103,7 @@ def sources(data: Sequence[str | os.PathLike[str]]) -> list[Source]:
 
 
 def _named(given: str) -> Iterator[Source]:
-    path = Path(given)
+    path = hub.fetched(given, KINDS) if given.startswith(hub.PREFIX) else Path(given)
     if path.is_dir():
         inside = sorted(p for p in path.rglob("*") if p.is_file())
         plain = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
@@ -158,19 +160,24 @@ def _opened(source: Source) -> Iterator[None]:
         raise UserError(f"{source.path} is no longer there. Put it back, or run again without it.") from None
     except PermissionError:
         raise UserError(f"{source.path} must not be read. Give yourself the right to, or leave it out.") from None
+    except EOFError:
+        raise Damaged("cut short") from None
     except DAMAGE as error:
-        raise Damaged(f"damaged or cut short ({error.__class__.__name__})") from None
+        raise Damaged(f"damaged, or not what its name says ({error.__class__.__name__})") from None
 
 
 @contextmanager
 def unchanged(source: Source) -> Iterator[None]:
-    """Refuse what was read when the file changed meanwhile."""
-    before = _stamp(source)
+    """Refuse what was read when the file changed meanwhile, and call it that when it looks damaged for that reason."""
+    before, damage = _stamp(source), None
     try:
         yield
-    finally:
-        if _stamp(source) != before:
-            raise UserError(f"{source.path} changed while it was read. Nothing of it was decided: run again.")
+    except Damaged as found:
+        damage = found
+    if _stamp(source) != before:
+        raise UserError(f"{source.path} changed while it was read. Nothing of it was decided: run again.")
+    if damage:
+        raise damage
 
 
 def _stamp(source: Source) -> tuple[int, ...]:
@@ -305,7 +312,8 @@ def _line_blocks(shard: Shard, first: int = BLOCK) -> Iterator[bytes]:
     """Whole lines, about `BLOCK` bytes of them at a time."""
     rest: list[bytes] = []
     with shard.source.path.open("rb") as file:
-        for block in _unpacked(file, shard, first):
+        for index, packed in enumerate(_unpacked(file, shard, first)):
+            block = packed.removeprefix(codecs.BOM_UTF8) if index == 0 and shard.index == 0 else packed
             end = block.rfind(b"\n") + 1
             if end:
                 yield b"".join([*rest, block[:end]])
@@ -352,7 +360,8 @@ def _quick(block: bytes, id_column: str, column: str) -> pa.Table | None:
     if not len(ends) or ends[-1] != len(data) - 1:
         ends = np.append(ends, len(data))
     starts = np.append(0, ends[:-1] + 1)
-    before = data[np.maximum(ends - 1, 0)]
+    last = np.maximum(ends - 1, 0)
+    before = np.where(data[last] == 13, data[np.maximum(last - 1, 0)], data[last])
     if not ((data[starts] == ord("{")) & (before == ord("}"))).all():
         return None
     first = _object(block[: ends[0]])

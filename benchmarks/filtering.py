@@ -1,0 +1,255 @@
+"""How fast a corpus is decided and written out, against bare reading and against datatrove with pyahocorasick.
+
+    python benchmarks/filtering.py CORPUS [--rounds 3] [--reference]
+
+CORPUS holds parquet/*.parquet (id, text) and terms_{1000,6000,20000}.txt; ours has 1.08 GB of text, 218,429 documents.
+Every contender is a process of its own with two workers, start-up included, and the rounds are interleaved; numbers are
+medians. CPU seconds are those of the process and all it started, peak memory is the sum of the proportional set sizes
+(PSS) of all of them. Both sides decide the same: at least two distinct terms, whole words.
+`--reference` also decides every document by the plain reference and compares, which takes minutes.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+HERE = Path(__file__).resolve().parent
+BIN = Path(sys.executable).parent
+READ = """
+import sys, pyarrow.parquet as pq, pyarrow as pa
+from concurrent.futures import ThreadPoolExecutor
+def read(path):
+    with pq.ParquetFile(path) as file:
+        return sum(b.num_rows for b in file.iter_batches(4096, columns=COLUMNS, use_threads=False))
+with ThreadPoolExecutor(2) as pool:
+    print(sum(pool.map(read, sys.argv[1:])))
+"""
+
+
+def descendants(pid):
+    """A process and everything it started."""
+    found = [pid]
+    for process in found:
+        for path in Path(f"/proc/{process}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in path.read_text().split()]
+            except OSError:
+                continue
+    return found
+
+
+def held(pid):
+    """Bytes that a process and its descendants hold: PSS, so that shared pages count once."""
+    total = 0
+    for process in descendants(pid):
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def timed(command, **more):
+    """Wall and CPU seconds and peak memory of a command with all it starts."""
+    before, began, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), [0]
+    process = subprocess.Popen(
+        [str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    )
+
+    def watch():
+        while process.poll() is None:
+            peak[0] = max(peak[0], held(process.pid))
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    out, err = process.communicate()
+    wall = time.perf_counter() - began
+    watcher.join()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode:
+        sys.exit(f"{command} failed:\n{err[-2000:]}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": wall, "cpu": cpu, "peak": peak[0], "said": out}
+
+
+def ours(corpus, terms, out, *more):
+    policy = out.with_suffix(".yaml")
+    policy.write_text(json.dumps({"filters": [{"use": "blocklist", "terms": str(terms)}], "workers": 2}))
+    shutil.rmtree(out, ignore_errors=True)
+    return timed([BIN / "untaught", "filter", corpus / "parquet", "--out", out, "--config", policy, *more])
+
+
+def peer(corpus, terms, out, *more):
+    shutil.rmtree(out, ignore_errors=True)
+    return timed([sys.executable, HERE / "peers/datatrove_filter.py", corpus / "parquet", terms, out, *more])
+
+
+def read(corpus, columns):
+    files = sorted((corpus / "parquet").glob("*.parquet"))
+    return timed([sys.executable, "-c", READ.replace("COLUMNS", repr(columns)), *files])
+
+
+def contenders(corpus, work):
+    terms = {n: corpus / f"terms_{n}.txt" for n in (1000, 6000, 20000)}
+    found = {
+        "read id and text": lambda: read(corpus, ["id", "text"]),
+        "read all columns": lambda: read(corpus, None),
+        "decide, 1,000 terms": lambda: ours(corpus, terms[1000], work / "ours1000"),
+        "decide, 6,000 terms": lambda: ours(corpus, terms[6000], work / "ours"),
+        "decide, 20,000 terms": lambda: ours(corpus, terms[20000], work / "ours20000"),
+        "decide and write": lambda: ours(corpus, terms[6000], work / "written", "--apply"),
+    }
+    try:
+        versions = {name: version(name) for name in ("datatrove", "pyahocorasick")}
+    except ModuleNotFoundError:
+        print("datatrove or pyahocorasick is not installed: measured without them")
+        return found, {}
+    found["datatrove, decide"] = lambda: peer(corpus, terms[6000], work / "peer")
+    found["datatrove, decide and write"] = lambda: peer(corpus, terms[6000], work / "peer-written", "--write")
+    return found, versions
+
+
+def measured(corpus, work, rounds):
+    found, versions = contenders(corpus, work)
+    times = {name: [] for name in found}
+    for number in range(rounds):
+        for name, run in found.items():
+            times[name].append(run())
+            last = times[name][-1]
+            print(
+                f"round {number + 1}  {name:<30} {last['wall']:6.1f} s  {last['cpu']:6.1f} s CPU  {last['peak'] / 2**20:5.0f} MiB"
+            )
+    middle = {
+        name: {"wall": round(statistics.median(t["wall"] for t in ts), 2), "cpu": round(statistics.median(t["cpu"] for t in ts), 2),
+               "peak_mib": round(max(t["peak"] for t in ts) / 2**20)}
+        for name, ts in times.items()
+    }  # fmt: skip
+    return middle, versions, times
+
+
+def ratio(times, over, under, what):
+    """The middle of the rounds' own ratios, with the least and the most."""
+    each = [a[what] / b[what] for a, b in zip(times[over], times[under], strict=True)]
+    return {"median": round(statistics.median(each), 3), "least": round(min(each), 3), "most": round(max(each), 3)}
+
+
+def ratios(times):
+    found = {}
+    for what in ("cpu", "wall"):
+        found[f"speed of deciding / speed of reading id and text, {what}"] = ratio(
+            times, "read id and text", "decide, 6,000 terms", what
+        )
+        found[f"speed of deciding / speed of reading all columns, {what}"] = ratio(
+            times, "read all columns", "decide, 6,000 terms", what
+        )
+        found[f"speed with 20,000 terms / with 1,000, {what}"] = ratio(
+            times, "decide, 1,000 terms", "decide, 20,000 terms", what
+        )
+        if "datatrove, decide" in times:
+            found[f"datatrove / ours, decide, {what}"] = ratio(times, "datatrove, decide", "decide, 6,000 terms", what)
+            found[f"datatrove / ours, decide and write, {what}"] = ratio(
+                times, "datatrove, decide and write", "decide and write", what
+            )
+    return found
+
+
+def agreement(corpus, work):
+    """The same documents flagged as by the peer, where it ran."""
+    flagged = ids_removed(work / "ours")
+    share = len(flagged) / sum(pq.read_metadata(p).num_rows for p in (work / "ours/decisions").glob("*.parquet"))
+    found = {"flagged": len(flagged), "share": round(share, 4)}
+    if (work / "peer").is_dir():
+        theirs = {line for path in (work / "peer").rglob("*.flagged") for line in path.read_text().split("\n") if line}
+        found |= {"datatrove flagged": len(theirs), "differ": len(flagged ^ theirs)}
+    return found
+
+
+def ids_removed(out):
+    tables = (pq.read_table(p, columns=["id", "decision"]) for p in sorted((out / "decisions").glob("*.parquet")))
+    return {id for t in tables for id, decision in zip(*t.to_pydict().values(), strict=True) if decision == "removed"}
+
+
+def reference(corpus, work):
+    """Every document by the plain reference, in two processes."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    files = sorted((corpus / "parquet").glob("*.parquet"))
+    with ProcessPoolExecutor(2) as pool:
+        plain = set().union(*pool.map(by_reference, files, [corpus / "terms_6000.txt"] * len(files)))
+    return {"flagged by the reference": len(plain), "differ": len(plain ^ ids_removed(work / "ours"))}
+
+
+def by_reference(path, terms):
+    from untaught.core import Corpus, documents
+    from untaught.engine.rig import Rig
+    from untaught.filters.blocklist import Blocklist
+
+    scorer = Blocklist(terms=str(terms)).fit(Corpus(documents([]), documents([])), Rig(0, "reference"))
+    table, found = pq.read_table(path, columns=["id", "text"]), set()
+    for first in range(0, table.num_rows, 1000):
+        batch = table.slice(first, 1000)
+        keep = scorer.keep(scorer.plain(batch))
+        found |= {id for id, kept in zip(batch["id"].to_pylist(), keep, strict=True) if not kept}
+    return found
+
+
+def long_document(work):
+    """One document of 200 MB: decided like any other; what it takes."""
+    path = work / "long/parquet/a.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "quen tar flowers and more words beside " * 5_400_000
+    path.write_text(json.dumps({"id": "long", "text": text}) + "\n")
+    (work / "long/terms.txt").write_text("quen tar\nno such word\n")
+    run = ours(work / "long", work / "long/terms.txt", work / "long-out")
+    return {"mb": len(text) // 10**6, "wall": round(run["wall"], 1), "peak_mib": round(run["peak"] / 2**20)}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/untaught-filtering"))
+    parser.add_argument("--reference", action="store_true")
+    asked = parser.parse_args()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    ours(
+        asked.corpus, asked.corpus / "terms_1000.txt", asked.work / "warm"
+    )  # compiles, and brings the files into memory
+    middle, versions, times = measured(asked.corpus, asked.work, asked.rounds)
+    path = HERE / "filtering.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    result = {
+        "text_mb": 1084 if "c" == asked.corpus.name else None,
+        "medians": middle,
+        "ratios": ratios(times),
+        "agreement": agreement(asked.corpus, asked.work),
+        "long document": long_document(asked.work),
+        "reference": reference(asked.corpus, asked.work) if asked.reference else before.get("reference"),
+        "rounds": asked.rounds,
+        "machine": {
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            **versions,
+            **{n: version(n) for n in ("pyarrow", "numba", "numpy")},
+        },
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
