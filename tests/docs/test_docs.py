@@ -199,6 +199,20 @@ def install(folder, group, name, module):
     (told / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n", encoding="utf-8")
 
 
+def test_a_corpus_is_filtered_as_its_page_says(reader):
+    """In the order of the page: the last command of its kind stands, and every file and column is named there."""
+    import pyarrow.parquet as pq
+
+    printed = reader.follow("docs/filter-a-corpus.md")
+    shares = [re.findall(r"removed +(\d+)", said) for said in printed.values()]
+    assert shares[:3] == [["100"], ["100"], ["300"]]
+    page = prose(ROOT / "docs" / "filter-a-corpus.md")
+    out = reader.folder / "filtered"
+    assert [p.name for p in out.iterdir() if p.name not in page and not p.name.startswith(".")] == []
+    columns = pq.read_schema(out / "decisions" / "part0.parquet").names
+    assert [name for name in columns if f"| `{name}` |" not in page] == []
+
+
 def test_the_readme_s_commands_run(reader):
     assert reader.follow("README.md", named=True)
 
