@@ -80,8 +80,8 @@ class Case:
         return self.path or shelves.source(self.shelf, self.name)
 
     def made(self, **values: Any) -> Any:
-        """The component with its defaults; one that reads a model from disk gets the bench's."""
-        if "model" in self.cls.model_fields:
+        """The component with its defaults; one that must have a model from disk gets the bench's."""
+        if "model" in self.cls.model_fields and self.cls.model_fields["model"].is_required():
             values = {"model": str(self.bench.folder)} | values
         return self.cls(**values)
 

@@ -1,23 +1,35 @@
-"""Classifier: a linear model on hashed word n-grams. Small, fast on a CPU, and the same bits on every run.
+"""Classifier: a small linear model trained on the labelled pool, or any sequence classifier of Hugging Face.
 
-A document is the set of buckets that its runs of 1 to `ngrams` words hash to, every bucket equally heavy, scaled to
-length 1. Its score is the modelled probability that it is hazard, and it is kept when score < threshold:
+Both give a document the probability p that it is hazard, and it is kept when p < threshold.
 
-    x_j = 1 / sqrt(number of buckets) for each bucket j of the document          score = 1 / (1 + exp(-(w.x + b)))
+The linear model needs a CPU and no torch. A document is the set of buckets that its runs of 1 to `ngrams` words hash
+to (`_linear.py`), every bucket equally heavy, scaled to length 1:
+
+    x_j = 1 / sqrt(number of buckets) for each bucket j of the document          p = 1 / (1 + exp(-(w.x + b)))
 
 w and b minimise the logistic loss, both sides weighing the same however unequal they are, so that imbalance does not
 move the threshold:
 
-    1/2 mean over hazard of log(1 + exp(-(w.x + b)))  +  1/2 mean over benign of log(1 + exp(w.x + b))  +  l2/2 |w|^2
+    1/2 mean over hazard of log(1 + exp(-(w.x + b)))  +  1/2 mean over benign of log(1 + exp(w.x + b))
+        +  l2/2 sum_j (w_j / r_j)^2          r_j = (1 + ln((1 + N) / (1 + N_j)))^rarity
 
-With a wanted `recall`, part of the pool is held out, and the threshold is the largest that catches at least that share
-of the hazard held out. Which texts are held out is told by their digests and copies stay together, so neither order
-nor chance has a say. Words are those of `_words.py`; a word's hash is its CRC-32, the same on every machine.
+With `rarity` above 0, buckets that few of the N documents have (N_j) may weigh more for the same penalty, the idea of
+inverse document frequency (Sparck Jones 1972): ordinary words then tell less. It costs nothing when documents are read.
+
+A sequence classifier is a folder (`model`), read as `engine/sequences.py` says: a document is tokenised once, its
+tokens are cut into windows that overlap, and p is that of the highest window. A document that its tokenizer or model
+fails on gets no score and the cause as its reason; it is neither kept nor dropped for that.
+
+With a wanted `recall`, the threshold is the largest that catches at least that share of the hazard that the model was
+not trained on: a part held out of the pool, or with `model` the whole pool. Which texts are held out is told by their
+digests and copies stay together, so neither order nor chance has a say.
 
 Paper: O'Brien et al. 2025, "Deep Ignorance", arXiv 2508.06601, second stage of the filter.
-Differs from it: theirs fine-tunes ModernBERT-large on 198,184 labelled or rewritten documents, scores windows of 8,192
-tokens, and drops a document when any window is strictly above the threshold; ours sees words and no meaning, gives one
-score to the whole document, and drops from the threshold on. A long document dilutes a short hazardous passage.
+Differs from it: theirs fine-tunes ModernBERT-large on 198,184 labelled or rewritten documents; its windows of 8,192 do
+not overlap, are turned back to text and tokenised again; a document is dropped when a window is strictly *above* the
+threshold, and dropped with score 0 when anything fails. Ours drops *from* the threshold on and takes failure for no
+score. The linear model sees words and no meaning, and gives one score to the whole document, so a long one dilutes a
+short hazardous passage.
 """
 
 from __future__ import annotations
@@ -29,43 +41,75 @@ import os
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from ..core import FINDINGS, Corpus, Documents, Findings, Mask, Rig, Settings, UserError
+from ..core import FINDINGS, Corpus, Documents, Finding, Findings, Mask, Rig, Settings, UserError, findings, require
 from ..corpus.writing import write_atomically
+from ._cause import cause
 from ._minimum import minimum
-from ._words import WORD, normalise, texts
+from ._words import texts
 
-ROLL, SPREAD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
-"""Odd constants: one chains the words of an n-gram, the other spreads the result over the buckets."""
-TOP = 5
-"""N-grams that a finding names."""
+if TYPE_CHECKING:
+    from ..engine.sequences import Judge
 
 
 class Classifier(Settings):
-    """Logistic regression on hashed word n-grams."""
+    """Logistic regression on hashed word n-grams, or a Hugging Face sequence classifier."""
 
-    ngrams: int = Field(default=2, ge=1, le=5)
-    """Words in the longest n-gram."""
-    buckets: int = Field(default=2**18, ge=2, le=2**26)
-    """Weights; n-grams that share a bucket share a weight."""
+    thresholds: ClassVar[tuple[str, ...]] = ("threshold",)
+    lock_free: ClassVar[bool] = True
+    """Compiled code, tokenizer and model all let go of Python's lock while they work."""
+
+    model: str | None = None
+    """None: train the linear model on the labelled pool. Or a linear model's `.npz`, or the folder of an ordinary
+    sequence classifier with safetensors weights; neither needs a pool."""
     threshold: float = Field(default=0.5, ge=0, le=1)
     """Score from which a document is dropped, unless `recall` is given. Paper: 0.0105 and 0.5."""
     recall: float | None = Field(default=None, gt=0, le=1)
-    """Share of the held-out hazard that must be caught. Sets the threshold."""
+    """Share of the labelled hazard, not trained on, that must be caught. Sets the threshold."""
     held_out: float = Field(default=0.2, gt=0, lt=1)
-    """Share of each side's distinct texts held out when `recall` is given."""
+    """Training with `recall`: share of each side's distinct texts held out."""
+    ngrams: int = Field(default=2, ge=1, le=5)
+    """Training: words in the longest n-gram."""
+    buckets: int = Field(default=2**18, ge=2, le=2**26)
+    """Training: weights; n-grams that share a bucket share a weight."""
     l2: float = Field(default=1e-3, gt=0)
-    """Weight of the penalty on large weights."""
+    """Training: weight of the penalty on large weights."""
+    rarity: float = Field(default=0.0, ge=0, le=4)
+    """Training: how much more rare n-grams may weigh; 0 is not at all, 1 in proportion to their rarity."""
     epochs: int = Field(default=200, ge=1)
-    """Most steps of the solver, each at least one pass over the pool."""
+    """Training: most steps of the solver, each at least one pass over the pool."""
+    label: str | int | None = None
+    """Folder: name or number of the label that means hazard. None: the only one, or the last of two."""
+    window: int | None = Field(default=None, ge=2)
+    """Folder: tokens in a window, special ones included. None: as many as model and tokenizer take. Paper: 8,192."""
+    overlap: int = Field(default=64, ge=0)
+    """Folder: tokens that a window shares with the one before it. Paper: 0."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Folder: tokens in a run of the model, padding counted. None: 16,384 on a GPU, and 256 on a CPU, where more is no
+    faster."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Folder: numbers that the model counts in. None: bfloat16 on a GPU, as the paper, and float32 on a CPU."""
 
-    def fit(self, pool: Corpus, rig: Rig) -> ClassifierScorer:
+    def resolved(self, folder: Path) -> Classifier:
+        """With the place of the model made absolute, and looked at."""
+        if self.model is None:
+            return self
+        place = Path(os.path.abspath(folder / self.model))
+        if not place.exists():
+            raise UserError(missing(place))
+        return self.model_copy(update={"model": str(place)})
+
+    def fit(self, pool: Corpus, rig: Rig) -> ClassifierScorer | SequenceScorer:
+        if self.model is not None:
+            scorer = self._given(Path(self.model))
+            return scorer if self.recall is None else self._calibrated(scorer, pool, rig)
         pool.need("hazard", "benign")
         hazard, benign = sorted(texts(pool.hazard)), sorted(texts(pool.benign))
         if self.recall is None:
@@ -79,15 +123,54 @@ class Classifier(Settings):
             held_out_recall=float(np.mean(scorer.scores(unseen_hazard) >= threshold)),
             held_out_benign_dropped=float(np.mean(scorer.scores(unseen_benign) >= threshold)),
         )
-        return ClassifierScorer(scorer.weights, scorer.bias, threshold, self.ngrams)
+        return replace(scorer, threshold=threshold)
+
+    def frozen(self, scorer: ClassifierScorer | SequenceScorer, folder: Path) -> Classifier:
+        """These settings with what `fit` found: the threshold, and the linear model's weights as a file."""
+        found = {"threshold": scorer.threshold, "recall": None}
+        if isinstance(scorer, ClassifierScorer):
+            scorer.save(folder / "classifier.npz")
+            found["model"] = "classifier.npz"
+        return self.model_copy(update=found)
+
+    def _given(self, place: Path) -> ClassifierScorer | SequenceScorer:
+        """The scorer that `model` names."""
+        if not place.exists():
+            raise UserError(missing(place))
+        if not place.is_dir():
+            return replace(ClassifierScorer.load(place), threshold=self.threshold)
+        from ..engine import sequences
+
+        cut = sequences.Cut(self.window, self.overlap, self.batch_tokens)
+        return SequenceScorer(sequences.load(place, self.label, cut, self.dtype), self.threshold)
+
+    def _calibrated(
+        self, scorer: ClassifierScorer | SequenceScorer, pool: Corpus, rig: Rig
+    ) -> ClassifierScorer | SequenceScorer:
+        """The scorer with the threshold that catches enough of the pool's hazard."""
+        sides = [scorer.measure(side)["score"].drop_null() for side in (pool.need("hazard").hazard, pool.benign)]
+        hazard, benign = (side.to_numpy() for side in sides)
+        if not len(hazard):
+            raise UserError(
+                f"classifier: {self.model} could measure none of the {pool.hazard.num_rows} hazard documents of the"
+                " labelled pool, so there is no threshold for 'recall'. Give 'threshold' and no 'recall'."
+            )
+        threshold = threshold_for(float(self.recall or 0), hazard)
+        rig.log(threshold=threshold, pool_recall=float(np.mean(hazard >= threshold)))
+        if len(benign):
+            rig.log(pool_benign_dropped=float(np.mean(benign >= threshold)))
+        return replace(scorer, threshold=threshold)
 
     def _trained(self, hazard: Sequence[str], benign: Sequence[str]) -> ClassifierScorer:
         """The minimum of the module's formula."""
-        features = [np.unique(hashed(words_of(text), self.ngrams, self.buckets)) for text in (*hazard, *benign)]
-        sizes = np.array([len(f) for f in features])
+        from ._linear import features
+
+        found = features([*hazard, *benign], self.ngrams, self.buckets)
+        sizes = np.array([len(f) for f in found])
         rows = np.repeat(np.arange(len(sizes)), sizes)
-        used, columns = np.unique(np.concatenate(features), return_inverse=True)
-        values = 1 / np.sqrt(sizes[rows])
+        used, columns = np.unique(np.concatenate(found), return_inverse=True)
+        rare = (1 + np.log((1 + len(sizes)) / (1 + np.bincount(columns)))) ** self.rarity
+        values = rare[columns] / np.sqrt(sizes[rows])
         sign = np.repeat([1.0, -1.0], [len(hazard), len(benign)])
         share = np.repeat([0.5 / len(hazard), 0.5 / len(benign)], [len(hazard), len(benign)])
 
@@ -101,7 +184,7 @@ class Classifier(Settings):
 
         point = minimum(loss, np.zeros(len(used) + 1), self.epochs)
         weights = np.zeros(self.buckets, np.float32)
-        weights[used] = point[:-1]
+        weights[used] = rare * point[:-1]
         return ClassifierScorer(weights, float(point[-1]), self.threshold, self.ngrams)
 
 
@@ -119,26 +202,27 @@ class ClassifierScorer:
         self.weights.setflags(write=False)
 
     def measure(self, batch: Documents) -> Findings:
-        found = [self._score(words_of(text)) for text in texts(batch)]
-        scores = [score for score, _ in found]
-        reasons, spans = [f"p = {score:.2f}" for score in scores], [[] for _ in found]
-        return pa.table([scores, reasons, [top for _, top in found], spans], schema=FINDINGS)
+        """Terms are the five n-grams that speak most for hazard.
+
+        Spans are theirs, every time they stand in the text; none where only Python could normalise it (`_linear.py`).
+        """
+        from ._linear import Model, weighed
+
+        column = texts_of(batch)
+        found = weighed(column, Model(self.weights, self.bias, self.ngrams))
+        reasons = [f"p = {score:.2f}" for score in found.scores.to_numpy(zero_copy_only=False).tolist()]
+        for row, error in found.errors.items():
+            reasons[row] = cause(error, column[row].as_buffer().to_pybytes().decode(errors="ignore"))
+        return pa.table([found.scores, pa.array(reasons, pa.string()), found.terms, found.spans], schema=FINDINGS)
 
     def keep(self, findings: Findings) -> Mask:
-        return findings["score"].to_numpy() < self.threshold
+        return below(findings, self.threshold)
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Probability of hazard for each text."""
-        return np.array([self._score(words_of(text))[0] for text in texts])
+        from ._linear import Model, weighed
 
-    def _score(self, words: list[str]) -> tuple[float, list[str]]:
-        """Probability of hazard, and the n-grams that speak most for it. The sum is exact, so no order shows in it."""
-        places, first = np.unique(hashed(words, self.ngrams, len(self.weights)), return_index=True)
-        parts = self.weights[places].astype(np.float64) / math.sqrt(max(len(places), 1))
-        logit = math.fsum(parts) + self.bias
-        score = 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
-        top = [int(first[i]) for i in np.argsort(-parts, kind="stable")[:TOP] if parts[i] > 0]
-        return score, [ngram_at(words, place) for place in top]
+        return weighed(texts, Model(self.weights, self.bias, self.ngrams)).scores.to_numpy(zero_copy_only=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as `.npz`: plain arrays, no pickle."""
@@ -164,32 +248,66 @@ class ClassifierScorer:
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
             raise UserError(f"{path} is not a saved classifier. Save the scorer again.") from None
-        if weights.ndim != 1 or not np.isfinite([bias, threshold, *weights]).all():
+        numeric = weights.ndim == 1 and weights.size > 1 and weights.dtype == np.float32
+        if not (numeric and np.isfinite(weights).all() and np.isfinite([bias, threshold]).all() and 1 <= ngrams <= 5):
             raise UserError(f"{path} holds weights that are not one row of finite numbers. Save the scorer again.")
         return cls(weights, bias, threshold, ngrams)
 
 
-def words_of(text: str) -> list[str]:
-    return WORD.findall(normalise(text))
+@dataclass(frozen=True, eq=False)
+class SequenceScorer:
+    """A sequence classifier, and the score from which a document is dropped."""
+
+    judge: Judge
+    threshold: float
+
+    def measure(self, batch: Documents) -> Findings:
+        """The one span is the highest window, where the tokenizer can tell; there are no terms."""
+        rows: list[Finding] = []
+        column = texts_of(batch)
+        for text, verdict in zip(column, self.judge.verdicts(readable(column)), strict=True):
+            if verdict.error is not None:
+                raw = text.as_buffer().to_pybytes().decode(errors="ignore")
+                rows.append(Finding(None, cause(verdict.error, raw)))
+                continue
+            reason = f"p = {verdict.score:.2f} in window {verdict.window + 1} of {verdict.windows}"
+            spans = () if verdict.place is None else ((-1, *verdict.place),)
+            rows.append(Finding(verdict.score, reason, spans=spans))
+        return findings(rows)
+
+    def keep(self, findings: Findings) -> Mask:
+        return below(findings, self.threshold)
 
 
-def hashed(words: list[str], ngrams: int, buckets: int) -> np.ndarray:
-    """The bucket of every n-gram: all single words in order, then all pairs, and so on."""
-    single = np.fromiter((zlib.crc32(word.encode()) for word in words), np.uint64, len(words))
-    rolled, every = single, [single]
-    for length in range(2, ngrams + 1):
-        rolled = rolled[:-1] * ROLL + single[length - 1 :]
-        every.append(rolled)
-    return (np.concatenate(every) * SPREAD >> np.uint64(32)) % np.uint64(buckets)
+def below(findings: Findings, threshold: float) -> Mask:
+    """Which scores are below the threshold. Where there is no score, nothing is decided, and nothing is kept."""
+    return findings["score"].to_numpy() < threshold
 
 
-def ngram_at(words: list[str], place: int) -> str:
-    """The n-gram at a place in the order of `hashed`."""
-    length = 1
-    while place > len(words) - length:
-        place -= len(words) - length + 1
-        length += 1
-    return " ".join(words[place : place + length])
+def texts_of(batch: Documents) -> pa.ChunkedArray:
+    """The column of texts as it is, or a `UserError` that names a document without one."""
+    column = require(batch, ["text"], "the batch of documents")["text"]
+    if column.null_count:
+        texts(batch)  # says which
+    return column.cast(pa.large_string())
+
+
+def readable(column: pa.ChunkedArray) -> list[str | Exception]:
+    """The texts, and in place of one that is not UTF-8 the error."""
+    found: list[str | Exception] = []
+    for text in column:
+        try:
+            found.append(text.as_py())
+        except UnicodeDecodeError as error:
+            found.append(error)
+    return found
+
+
+def missing(place: Path) -> str:
+    return (
+        f"there is no model {place}. Give the path of a saved linear classifier (.npz) or of a model folder, or leave"
+        " 'model' out to train one on the labelled pool."
+    )
 
 
 def parted(texts: Sequence[str], share: float, side: str) -> tuple[list[str], list[str]]:
