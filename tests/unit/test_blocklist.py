@@ -117,6 +117,19 @@ def test_nested_and_overlapping_terms_all_count():
         "score": 5.0,
         "reason": "5 distinct terms",
         "terms": ["agent", "agent orange", "nerve agent", "nerve agent orange", "orange"],
+        "spans": [
+            {"term": term, "start": start, "stop": stop}
+            for term, start, stop in [
+                (2, 0, 11),
+                (3, 0, 18),
+                (0, 6, 11),
+                (1, 6, 18),
+                (4, 12, 18),
+                (0, 20, 25),
+                (1, 20, 32),
+                (4, 26, 32),
+            ]
+        ],
     }
 
 
