@@ -457,8 +457,8 @@ def _encodes(text: str) -> bool:
 
 def _checked(table: pa.Table, chat: bool) -> pa.Table:
     """`id`, `text`, `cause`, with a cause for every text that is null, not text, not UTF-8 or holds NUL."""
-    text = table["text"].combine_chunks()
-    text = text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
+    chunks = table["text"].chunks
+    text: Any = chunks[0] if len(chunks) == 1 else table["text"].combine_chunks()
     causes: Any = table["cause"].to_pylist() if "cause" in table.column_names else None
     if chat and causes is None:
         text, causes = _said(text)

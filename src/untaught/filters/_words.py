@@ -58,6 +58,11 @@ def placed(text: str) -> tuple[str, list[int], list[int]]:
     starts: list[int] = []
     stops: list[int] = []
     for cluster in _cluster().finditer(text):
+        if cluster.lastgroup == "plain":
+            letters.extend(cluster[0].lower())
+            starts.extend(range(cluster.start(), cluster.end()))
+            stops.extend(range(cluster.start() + 1, cluster.end() + 1))
+            continue
         for letter in _of_cluster(cluster[0]):
             if not letter.isspace():
                 letters.append(letter)
@@ -85,9 +90,10 @@ _of_cluster = functools.lru_cache(maxsize=4096)(folded)
 
 @functools.cache
 def _cluster() -> re.Pattern[str]:
-    """A cluster, from its first to its last visible character."""
+    """A cluster, from its first to its last visible character; plain ASCII words, which stand for themselves, at once."""
     joins = "".join(f"{first}-{last}" for first, last in _runs(joining()))
-    return re.compile(f"[^{DROPPED}](?:[{DROPPED}]*[{joins}])*", re.DOTALL)
+    plain = f"(?P<plain>[!-~]+(?: [!-~]+)*(?![{DROPPED}{joins}]))"
+    return re.compile(f"{plain}|[^{DROPPED}](?:[{DROPPED}]*[{joins}])*", re.DOTALL)
 
 
 @functools.cache
