@@ -110,6 +110,8 @@ def to_decide(sources: Sequence[Source]) -> list[Task]:
 def sweep(sources: Sequence[Source], folder: Path) -> None:
     """Remove what no receipt of these sources vouches for: of sources that are gone, of older rules, of killed runs."""
     known = _vouched(sources, folder)
+    for path in filter(is_half, folder.iterdir()):
+        path.unlink(missing_ok=True)
     for room in OURS:
         for path in sorted((folder / room).rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
@@ -266,7 +268,10 @@ def _from_extra(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Part(Worker):
-    """A worker that nobody told what is decided already: it looks at a source's receipt before each shard."""
+    """A worker that nobody told what is decided already: it looks at a source's receipt before each shard.
+
+    What that says of other files is left to be checked by `run`.
+    """
 
     def __call__(self, task: Task) -> bool:
         return (task.shard is not None and self._told(task.shard)) or super().__call__(task)

@@ -7,7 +7,7 @@ file, the whole new one, or none.
 from __future__ import annotations
 
 import os
-import threading
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +19,8 @@ from ..core import UserError
 
 ROWS = 5_000
 """Rows of a row group: about 25 MB of ordinary web text."""
+HALF = ".tmp"
+"""End of the hidden name of a file that is being written. Whose writer was killed stays, and may be removed."""
 
 
 def write_documents(table: pa.Table, path: str | os.PathLike[str]) -> None:
@@ -42,7 +44,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Folders that are missing are made. The content is on the disk before the name is.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}{HALF}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -54,3 +56,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_half(path: Path) -> bool:
+    """Whether a file was being written when its writer was killed, or is being written now."""
+    return path.name.startswith(".") and path.name.endswith(HALF)
