@@ -89,6 +89,16 @@ def test_kept_documents_can_be_read_without_writing_them(data, out):
     assert kept.column_names == ["id", "text"]
 
 
+def test_removed_documents_can_stay_with_their_hazard_masked(data, out):
+    kept = pa.concat_tables(list(kept_documents(data, out, masking="term"))).to_pylist()
+    assert len(kept) == 1400
+    masked = {row["id"]: [row["text"][s["start"] : s["stop"]] for s in row["masked"] or ()] for row in kept}
+    removed = {row["id"] for row in corpora.rows(1400) if "Florp" in row["text"]}
+    assert masked == {id: ["Florp", "QUEN\n tar"] if id in removed else [] for id in masked}
+    sentences = pa.concat_tables(list(kept_documents(data, out, masking="sentence"))).to_pylist()
+    assert sentences[0]["masked"] == [{"start": 0, "stop": len(sentences[0]["text"])}]  # the term runs over the break
+
+
 def test_decisions_about_other_bytes_are_refused(data, out):
     corpora.write(data / "b.jsonl", corpora.rows(400, 501))
     with pytest.raises(UserError, match=r"b\.jsonl is not what was decided about"):

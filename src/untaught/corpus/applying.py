@@ -14,19 +14,23 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from ..core import Documents, UserError
+from ..core import MASKED, Documents, UserError
 from . import receipts, shards
+from .masking import Part, masks
 from .policy import Reading
 from .receipts import DECISIONS, Receipt
 from .shards import Source
 from .writing import replacing
+
+Masking: TypeAlias = Literal["document"] | Part
+"""What training does without: whole removed documents, or only sentences or terms of them."""
 
 
 def applied(source: Source, folder: Path) -> bool:
@@ -60,23 +64,46 @@ def apply(source: Source, folder: Path) -> None:
 
 def kept_documents(
     data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str], *,
-    text_column: str = "text", id_column: str = "id", check: bool = True,
+    text_column: str = "text", id_column: str = "id", masking: Masking = "document", check: bool = True,
 ) -> Iterator[Documents]:  # fmt: skip
     """Tables of `id` and `text`, a few thousand kept documents each, in the order of the sources.
 
-    `check` reads each source once more to hold it against its receipt.
+    With `masking` other than "document", removed documents stay, and a column `masked` says which of their characters
+    training must leave out of its loss (see `masking.py`). `check` reads each source once more to hold it against its
+    receipt.
     """
     folder, reading = Path(folder), Reading(text_column, id_column)
     for source in shards.sources([data] if isinstance(data, str | os.PathLike) else data):
         receipt = _vouched(source, folder, check=check)
-        codes, row = _codes(folder, receipt), 0
+        decided, row = _decisions(folder, receipt, masking), 0
         for shard in () if receipt.damaged else shards.cut(source):
             for batch in shards.read(shard, reading):
-                keep = codes[row : row + batch.num_rows] == 0
-                table = batch.select(["id", "text"]).filter(pa.array(keep))
+                here = decided.slice(row, batch.num_rows)
                 row += batch.num_rows
+                table = _chosen(batch.select(["id", "text"]), here, masking)
                 if table.num_rows:
                     yield table
+
+
+def _decisions(folder: Path, receipt: Receipt, masking: Masking) -> pa.Table:
+    """The columns of a source's decisions that choosing its documents needs."""
+    path = next((p for p in receipt.outputs if p.startswith("decisions/")), None)
+    columns = ["decision", *([] if masking == "document" else ["score", "spans"])]
+    return pa.table({"decision": []}) if path is None else pq.read_table(folder / path, columns=columns)
+
+
+def _chosen(documents: Documents, decided: pa.Table, masking: Masking) -> Documents:
+    decision = decided["decision"].to_numpy()
+    if masking == "document":
+        return documents.filter(pa.array(decision == "kept"))
+    masked: list[Any] = [None] * documents.num_rows
+    removed = np.flatnonzero(decision == "removed")
+    for row, spans in zip(
+        removed, masks(documents.take(removed), decided.take(removed), masking).to_pylist(), strict=True
+    ):
+        masked[row] = spans
+    whole = documents.append_column("masked", pa.array(masked, MASKED))
+    return whole.filter(pa.array(decision != "quarantined"))
 
 
 def _vouched(source: Source, folder: Path, *, check: bool = True) -> Receipt:

@@ -69,7 +69,8 @@ class Terms(NamedTuple):
 class Work(NamedTuple):
     """Room to work in. `origin` is for each byte of `text` the number of the character it came from.
 
-    `counts` holds how many hits and how many `left` there are: documents that only Python can spell.
+    `counts` holds how many hits and how many `left` there are: documents that only Python can spell; and of a document
+    that did not fit, how many hits it has, 0 when its spelling was too long.
     """
 
     text: np.ndarray
@@ -543,11 +544,13 @@ def scan(data: np.ndarray, offsets: np.ndarray, first: int, spelled: bool, table
         if anew:
             size = rewritten(data, start, stop, terms, letters, work)
             if size < 0:
+                work.counts[2] = 0
                 return doc
             scanned(work.text, 0, size, tables, work)
         else:
             scanned(data, start, stop, tables, work)
         if work.counts[0] > len(work.hits):
+            work.counts[2] = work.counts[0] - before
             work.counts[0] = before
             return doc
         work.hits[before : work.counts[0], 0] = doc

@@ -100,8 +100,11 @@ class Scanner:
         while (done := scan(data, offsets, done, spelled, self.tables, work)) < len(sizes):
             found.append(work.hits[: work.counts[0]])
             work.counts[0] = 0
-            larger = room(2 * len(work.text), 0, 4 * len(work.hits))
-            work = larger._replace(left=work.left, counts=work.counts)
+            if work.counts[2]:
+                more = max(2 * len(work.hits), int(work.counts[2]))
+                work = work._replace(hits=np.empty((more, 4), dtype=np.int64))
+            else:
+                work = room(2 * len(work.text), 0, len(work.hits))._replace(left=work.left, counts=work.counts)
         found.append(work.hits[: work.counts[0]])
         return np.concatenate(found), work.left[: work.counts[1]]
 
@@ -153,7 +156,7 @@ def room(longest: int, documents: int, hits: int) -> Work:
         candidates=np.empty(size, dtype=np.int32),
         hits=np.empty((hits, 4), dtype=np.int64),
         left=np.empty(documents, dtype=np.int64),
-        counts=np.zeros(2, dtype=np.int64),
+        counts=np.zeros(3, dtype=np.int64),
     )
 
 

@@ -40,7 +40,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -57,6 +57,9 @@ from ._words import texts
 
 if TYPE_CHECKING:
     from ..engine.sequences import Judge
+
+WAYS = ((0.0, 1e-3), (0.0, 1e-5), (1.0, 1e-4), (2.0, 1e-3))
+"""Pairs of `rarity` and `l2` that are tried when a policy chooses among several."""
 
 
 class Classifier(Settings):
@@ -129,9 +132,21 @@ class Classifier(Settings):
         """These settings with what `fit` found: the threshold, and the linear model's weights as a file."""
         found = {"threshold": scorer.threshold, "recall": None}
         if isinstance(scorer, ClassifierScorer):
-            scorer.save(folder / "classifier.npz")
+            plain = replace(scorer, threshold=type(self).model_fields["threshold"].default)
+            plain.save(folder / "classifier.npz")  # the same bytes wherever the threshold is: a moved one reads no text
             found["model"] = "classifier.npz"
         return self.model_copy(update=found)
+
+    def choices(self, pool: Corpus) -> Iterator[Classifier]:
+        """The same with other ways to train it, for a policy to choose among; only these settings where they are set.
+
+        Small pools of short texts are learned best from rare words and with little penalty; which way is best, held-out
+        documents tell.
+        """
+        if self.model is not None or {"rarity", "l2"} & self.model_fields_set:
+            yield self
+        else:
+            yield from (self.model_copy(update={"rarity": rarity, "l2": l2}) for rarity, l2 in WAYS)
 
     def _given(self, place: Path) -> ClassifierScorer | SequenceScorer:
         """The scorer that `model` names."""
