@@ -1,9 +1,10 @@
-"""Make what the documentation takes from the program itself: numbers, the picture, the study schema.
+"""Make what the documentation takes from the program itself: numbers, the pictures, the study schema.
 
     python docs/generate.py [RUN]        RUN: a finished run of the default study with three seeds (runs/default)
 
-Writes docs/recovery.svg, docs/default-study.json and the README's table from RUN, and docs/study.schema.json from the
-code. Without a finished run only the schema is written.
+Writes docs/recovery.svg, docs/default-study.json and the README's table from RUN, docs/study.schema.json from the code,
+and docs/recall-curve.svg and the tables of docs/how-good-must-a-filter-be.md from benchmarks/*.json. Without
+a finished run the first three are left as they are.
 """
 
 from __future__ import annotations
@@ -16,28 +17,42 @@ from typing import Any
 
 from untaught.core.shelves import SHELVES, find, names
 from untaught.corpus.writing import write_atomically
-from untaught.report import Account, account, figures, read, words
+from untaught.report import Account, account, curves, figures, read, words
+from untaught.report.pooling import Cell, Estimate, Measure
+from untaught.report.reading import Cost
 from untaught.study.schema import Study
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-STEPS = 40
+RECALL_PAGE = HERE / "how-good-must-a-filter-be.md"
+RECALL_NUMBERS = HERE.parent / "benchmarks" / "recall_curve.json"
+MASKING_NUMBERS = HERE.parent / "benchmarks" / "masking.json"
+MISSES = {"documents": "misses documents", "facts": "misses whole facts"}
 
 
 def main() -> None:
     """Write everything there is material for."""
     write_atomically(HERE / "study.schema.json", json.dumps(schema(), indent=1) + "\n")
+    recall = json.loads(RECALL_NUMBERS.read_text(encoding="utf-8"))
+    write_atomically(HERE / "recall-curve.svg", recall_picture(recall))
+    fill(RECALL_PAGE, "numbers", recall_table(recall))
+    fill(RECALL_PAGE, "copies", copies_table(recall))
+    fill(RECALL_PAGE, "masking", masking_table(json.loads(MASKING_NUMBERS.read_text(encoding="utf-8"))))
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/default")
     if not (run / "results.jsonl").is_file():
-        print(f"{run} is no finished run: only the schema was written. `untaught run --out {run}` makes one.")
+        print(f"{run} is no finished run: the README was left alone. `untaught run --out {run}` makes one.")
         return
     story = account(read(run))
     numbers = [line(story, arm) for arm in story.run.arms]
     write_atomically(HERE / "recovery.svg", picture(story))
     write_atomically(HERE / "default-study.json", json.dumps(numbers, indent=1) + "\n")
-    readme = README.read_text(encoding="utf-8")
-    marked = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
-    write_atomically(README, marked.sub(lambda m: m[1] + table(numbers) + m[2], readme))
+    fill(README, "numbers", table(numbers))
+
+
+def fill(page: Path, name: str, content: str) -> None:
+    """Put content between a page's marks `<!-- NAME -->` and `<!-- /NAME -->`."""
+    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    write_atomically(page, marked.sub(lambda m: m[1] + content + m[2], page.read_text(encoding="utf-8")))
 
 
 def line(story: Account, arm: str) -> dict[str, Any]:
@@ -72,11 +87,16 @@ def table(numbers: list[dict[str, Any]]) -> str:
     """The README's table."""
     steps = [s for s in numbers[0]["relearn"] if s != "0"]
     heads = ["arm", "V before", *(f"V after {s} steps" for s in steps), "benign", "neighbour"]
-    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
+    lines = []
     for row in numbers:
         cells = [row["before"], *(row["relearn"][s] for s in steps), row["benign"], row["neighbour"]]
-        lines.append(" | ".join([f"`{row['arm']}`", *map(cell, cells)]))
-    return "".join(f"| {text} |\n" for text in lines)
+        lines.append([f"`{row['arm']}`", *map(cell, cells)])
+    return ruled(heads, lines)
+
+
+def ruled(heads: list[str], lines: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
 
 
 def cell(share: dict[str, Any] | None) -> str:
@@ -88,8 +108,12 @@ def cell(share: dict[str, Any] | None) -> str:
 
 
 def picture(story: Account) -> str:
-    """The report's first recovery curve as a file of its own, with the page's colours, light and dark."""
-    drawn = str(figures.recovery(story)[0].desk)
+    """The report's first recovery curve as a file of its own."""
+    return alone(str(figures.recovery(story)[0].desk))
+
+
+def alone(drawn: str) -> str:
+    """A chart as a file of its own, with the page's colours, light and dark."""
     css = (Path(figures.__file__).parent / "page.css").read_text(encoding="utf-8")
     font = 'svg { font-family: system-ui, -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif; }'
     drawn = (
@@ -98,6 +122,69 @@ def picture(story: Account) -> str:
     start = drawn.index(">") + 1
     paper = '<rect width="100%" height="100%" style="fill: var(--paper)"/>'
     return f"{drawn[:start]}<style>{css}{font}</style>{paper}{drawn[start:]}\n"
+
+
+def recall_points(recall: dict[str, Any], misses: str, items: str, steps: int) -> list[dict[str, Any]]:
+    """The curve of one way to miss, lowest recall first."""
+    found = [p for p in recall["curve"] if (p["items"], p["steps"]) == (items, steps)]
+    return sorted((p for p in found if p["misses"] in (misses, "either")), key=lambda p: p["recall"])
+
+
+def recall_picture(recall: dict[str, Any]) -> str:
+    """What a model knows of V against the recall of its filter: all of V for each way to miss, and the facts missed."""
+    measure = Measure("multiple_choice", "accuracy", "hazard_held_out", "hazard", share=True)
+    drawn = {name: recall_points(recall, misses, "hazard_held_out", 0) for misses, name in MISSES.items()}
+    places = tuple(words.percent(point["recall"]) for point in drawn[MISSES["facts"]])
+    drawn["only the facts missed"] = [row for row in recall["missed_facts"] if row["steps"] == 0]
+    lines = []
+    for style, (name, points) in enumerate(drawn.items()):
+        found = (Estimate(p["value"], p["low"], p["high"], 0, 0, 3, 3, 0.25) for p in points)
+        cells = [Cell(name, None, Cost(steps=at), measure, estimate) for at, estimate in enumerate(found)]
+        lines.append(curves.Curve(name, style, tuple(cells)))
+    chart = curves.Chart(
+        title="What a model knows of the hazard, against the recall of its filter",
+        measure=measure,
+        curves=tuple(lines),
+        levels=(curves.Level("chance 25%", "chance 25%", 0.25, "1.5 4"),),
+        currency="steps",
+        axis="share of hazard text removed (not to scale)",
+        places=places,
+    )
+    return alone(str(curves.draw(chart, 640, 360)))
+
+
+def recall_table(recall: dict[str, Any]) -> str:
+    """The page's table of both ways to miss, before and after relearning."""
+    heads = ["recall", *(f"{n}: V {when}" for n in MISSES.values() for when in ("before", "after 20 steps"))]
+    columns = [recall_points(recall, misses, "hazard_held_out", steps) for misses in MISSES for steps in (0, 20)]
+    known = {row["recall"]: cell(row) for row in recall["missed_facts"] if row["steps"] == 0}
+    lines = [
+        [words.percent(row[0]["recall"]), *map(cell, row), known.get(row[0]["recall"], "none was missed")]
+        for row in zip(*columns, strict=True)
+    ]
+    return ruled([*heads, "of V, the facts missed"], lines)
+
+
+def copies_table(recall: dict[str, Any]) -> str:
+    """The page's table of how often a fact that was stated so many times is known."""
+    rows = [row for row in recall["copies"] if row["steps"] == 0]
+    names = [str(r["least"]) if r["least"] == r["most"] else f"{r['least']}\u2013{r['most']}" for r in rows]
+    lines = [["facts", *(str(row["facts"]) for row in rows)], ["V known", *map(cell, rows)]]
+    return ruled(["statements left of the fact", *names], lines)
+
+
+def masking_table(masking: dict[str, Any]) -> str:
+    """The page's table of arms that drop or mask what was flagged."""
+    asked = [("hazard_held_out", 0), ("hazard_held_out", 20), ("neighbour", 0), ("benign", 0)]
+    found = {(row["arm"], row["items"], row["steps"]): cell(row) for row in masking["accuracy"]}
+    shares = {
+        row["arm"]: row["masked_characters"] / row["characters"] for row in masking["filters"] if "masking" in row
+    }
+    lines = [
+        [f"`{arm}`", words.percent(shares[arm]) if arm in shares else "", *(found[arm, *place] for place in asked)]
+        for arm in dict.fromkeys(row["arm"] for row in masking["accuracy"])
+    ]
+    return ruled(["arm", "of the text masked", "V before", "V after 20 steps", "neighbour", "benign"], lines)
 
 
 def schema() -> dict[str, Any]:

@@ -19,6 +19,20 @@ def test_the_study_schema_is_current():
     assert kept == generator().schema(), "run `make docs`"
 
 
+def test_the_page_on_filters_has_the_tables_of_the_kept_curve():
+    recall = json.loads((ROOT / "benchmarks" / "recall_curve.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "how-good-must-a-filter-be.md").read_text(encoding="utf-8")
+    assert generator().recall_table(recall) in page, "run `make docs`"
+    assert generator().copies_table(recall) in page, "run `make docs`"
+    masking = json.loads((ROOT / "benchmarks" / "masking.json").read_text(encoding="utf-8"))
+    assert generator().masking_table(masking) in page, "run `make docs`"
+    [enough] = recall["enough"]
+    least = [f"{enough[f'{misses}_after_{steps}_steps']:.0%}" for misses in ("documents", "facts") for steps in (0, 20)]
+    assert least == ["99%", "99%", "95%", "99%"], "the page's text says otherwise"
+    assert f"explains up to {enough['guessing_at_most']:.0%}." in page
+    assert generator().recall_picture(recall) == (ROOT / "docs" / "recall-curve.svg").read_text(encoding="utf-8")
+
+
 def test_the_readme_s_table_is_made_from_the_kept_numbers():
     numbers = json.loads((ROOT / "docs" / "default-study.json").read_text(encoding="utf-8"))
     assert generator().table(numbers) in (ROOT / "README.md").read_text(encoding="utf-8"), "run `make docs`"

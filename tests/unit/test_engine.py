@@ -192,10 +192,11 @@ def test_encoding_starts_and_ends_a_text_and_cuts_it(subject):
 
 def test_packing_loses_only_what_does_not_fill_a_row(subject):
     ids = [token for row in batches.encode(subject.tokenizer, TEXTS, 512) for token in row]
-    rows = batches.pack(subject.tokenizer, TEXTS, 7)
+    rows, counted = batches.pack(subject.tokenizer, DOCS, 7)
+    assert counted is None
     assert rows.flatten().tolist() == ids[: len(ids) // 7 * 7]
     with pytest.raises(UserError, match="fewer than one row of 1000"):
-        batches.pack(subject.tokenizer, TEXTS, 1000)
+        batches.pack(subject.tokenizer, DOCS, 1000)
 
 
 def test_a_stream_shows_every_document_once_before_any_twice(subject):

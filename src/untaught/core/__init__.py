@@ -10,6 +10,7 @@ from .subject import Corpus, Subject, Wrap
 from .tables import (
     FINDINGS,
     MARKS,
+    MASKED,
     SPAN,
     Document,
     Documents,
@@ -25,8 +26,8 @@ from .tables import (
 )
 
 __all__ = [
-    "FINDINGS", "MARKS", "METHOD", "SPAN", "Budget", "Corpus", "Document", "Documents", "Evaluation", "ExitCode",
-    "Filter", "Finding", "Findings", "Intervention", "Loss", "Mark", "Marks", "Mask", "Record", "Rig", "Role", "Scorer",
-    "Settings", "Shelf", "Spent", "Subject", "Summary", "UserError", "Wrap", "by_metric", "documents", "findings",
-    "marks", "require", "suggest", "summarise",
+    "FINDINGS", "MARKS", "MASKED", "METHOD", "SPAN", "Budget", "Corpus", "Document", "Documents", "Evaluation",
+    "ExitCode", "Filter", "Finding", "Findings", "Intervention", "Loss", "Mark", "Marks", "Mask", "Record", "Rig",
+    "Role", "Scorer", "Settings", "Shelf", "Spent", "Subject", "Summary", "UserError", "Wrap", "by_metric",
+    "documents", "findings", "marks", "require", "suggest", "summarise",
 ]  # fmt: skip

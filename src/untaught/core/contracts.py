@@ -53,7 +53,11 @@ class Filter(Protocol):
 
 
 class Intervention(Protocol):
-    """Training, unlearning and attacks alike: a subject goes in, a new subject comes out, a budget is spent."""
+    """Training, unlearning and attacks alike: a subject goes in, a new subject comes out, a budget is spent.
+
+    A training that leaves out of its loss what the documents' column `masked` marks says so with the class variable
+    `masks`: a study hands masked documents to no other.
+    """
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject: ...
 

@@ -5,6 +5,7 @@ A value that is missing is counted, never averaged. A summary of nothing is an e
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -72,6 +73,46 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     scale = 1 + Z95**2 / n
     low, high = max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
     return min(low, share), max(high, share)  # rounding would leave the share itself just outside
+
+
+def exact_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a share that was seen `hits` times in `n` trials (Clopper and Pearson 1934).
+
+    With X binomial of `n` trials at the share p, and a = 1 - level:
+
+        low   is the p at which P(X >= hits) = a/2, and 0 without a hit
+        high  is the p at which P(X <= hits) = a/2, and 1 when every trial is a hit
+
+    It holds the true share at least as often as `level` says, whatever that share is, and most often more often. The
+    tails are summed as they are, so nothing is approximated; what rounding leaves open is given to the interval. Of no
+    trials, all shares are possible.
+
+    >>> [round(end, 4) for end in exact_interval(0, 100)], [round(end, 4) for end in exact_interval(3, 10)]
+    ([0.0, 0.0362], [0.0667, 0.6525])
+    """
+    if not 0 <= hits <= n or not 0 < level < 1:
+        raise ValueError(f"no interval at {level} of {hits} hits in {n} trials")
+    return _lowest(hits, n, (1 - level) / 2), 1 - _lowest(n - hits, n, (1 - level) / 2)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _lowest(hits: int, n: int, tail: float) -> float:
+    """The share at which `hits` or more in `n` trials have the probability `tail`, by bisection."""
+    if hits == 0:
+        return 0.0
+    counts = np.arange(hits, n + 1)
+    ways = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in counts.tolist()])
+    low, high = 0.0, 1.0
+    for _ in range(64):
+        middle = (low + high) / 2
+        if not low < middle < high:
+            break
+        logs = ways + counts * math.log(middle) + (n - counts) * math.log1p(-middle)
+        if np.logaddexp.reduce(logs) < math.log(tail):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def student_t95(freedom: int) -> float:

@@ -58,6 +58,7 @@ class Corpus:
         return self
 
     def everything(self) -> Documents:
-        """All documents, hazard first, with the columns both sides have."""
-        shared = [name for name in self.hazard.column_names if name in self.benign.column_names]
-        return pa.concat_tables([self.hazard.select(shared), self.benign.select(shared)])
+        """All documents, hazard first, with the columns both sides have, and `masked` where one side has it."""
+        shared = {*set(self.hazard.column_names).intersection(self.benign.column_names), "masked"}
+        sides = [side.select([c for c in side.column_names if c in shared]) for side in (self.hazard, self.benign)]
+        return pa.concat_tables(sides, promote_options="default")

@@ -2,7 +2,7 @@
 
 A batch is an Arrow table, never a Python object for each row: an object a document costs more than deciding it.
 
-    documents   id, text, and whatever columns they came with
+    documents   id, text, and whatever columns they came with; `masked` is what training leaves out of its loss
     findings    score (larger = more reason to drop; null = could not be measured), reason, terms, spans
     marks       item, metric, value (null = missing), chance, note
 """
@@ -19,7 +19,10 @@ import pyarrow as pa
 from .errors import UserError
 
 Documents: TypeAlias = pa.Table
-"""Columns `id` (string), `text` (string), and any others."""
+"""Columns `id` (string), `text` (string), and any others.
+
+`masked`, where there is one, has the type `MASKED`: spans of `text` that training sees and does not learn (null: none).
+"""
 Findings: TypeAlias = pa.Table
 """Columns `score` (float64), `reason` (string), `terms` (list of strings), `spans`, one row a document.
 
@@ -32,6 +35,7 @@ Marks: TypeAlias = pa.Table
 Mask: TypeAlias = np.ndarray
 """One bool a document: True is kept."""
 
+MASKED = pa.list_(pa.struct([("start", pa.int32()), ("stop", pa.int32())]))
 SPAN = pa.struct([("term", pa.int32()), ("start", pa.int32()), ("stop", pa.int32())])
 FINDINGS = pa.schema(
     [

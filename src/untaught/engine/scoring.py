@@ -27,8 +27,15 @@ def token_logprobs(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def mean_logprob(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean log-probability in nats per token over a batch; its negative is the usual training loss."""
-    return token_logprobs(model, batch).sum() / batch.mask[:, 1:].sum()
+    """Mean log-probability in nats per token over a batch; its negative is the usual training loss.
+
+    Of a batch that says which tokens count, over those; 0 when none does.
+    """
+    logprobs = token_logprobs(model, batch)
+    if batch.counted is None:
+        return logprobs.sum() / batch.mask[:, 1:].sum()
+    counted = batch.counted[:, 1:]
+    return logprobs.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
 
 
 class _Enough(Exception):

@@ -14,11 +14,20 @@ from .scoring import mean_logprob
 
 
 def tune_on_text(
-    subject: Subject, docs: Documents, rig: Rig, *, batch_size: int, length: int, rank: int | None = None, **how: Any
+    subject: Subject,
+    docs: Documents,
+    rig: Rig,
+    *,
+    batch_size: int,
+    length: int,
+    rank: int | None = None,
+    masks: bool = False,
+    **how: Any,
 ) -> Subject:
     """A new subject trained on documents by next-token loss, with all weights or with LoRA adapters of `rank`.
 
-    `how` is passed to the rig's loop: `steps`, `lr` and the rest.
+    With `masks`, what the documents' column `masked` marks is left out of the loss. `how` is passed to the rig's loop:
+    `steps`, `lr` and the rest.
     """
     model: Any = fresh(subject.model)
     if rank is not None:
@@ -27,6 +36,7 @@ def tune_on_text(
     def loss(batch: Batch) -> dict[str, Tensor]:
         return {"next_token": -mean_logprob(model, batch)}
 
-    batches = stream(subject.tokenizer, docs, size=batch_size, length=length, generator=rig.generator("order"))
+    order = rig.generator("order")
+    batches = stream(subject.tokenizer, docs, size=batch_size, length=length, generator=order, masks=masks)
     rig.tune(model, loss, batches, **how)
     return replace(subject, model=settled(model).eval())

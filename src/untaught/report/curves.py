@@ -47,6 +47,10 @@ class Chart:
     levels: tuple[Level, ...]
     currency: str
     """Which cost the axis shows: steps, tokens, ..."""
+    axis: str = ""
+    """What the axis shows in place of an attacker's cost."""
+    places: tuple[str, ...] = ()
+    """Names of the costs 0, 1, 2, ... where the axis shows something else."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,16 @@ def told(chart: Chart) -> str:
     """The chart in words, for those who do not see it."""
     lines = []
     for curve in chart.curves:
-        steps = (
-            f"{words.number(c.estimate.value, chart.measure)} at {words.count(_spent(chart, c))} {chart.currency}"
-            for c in curve.cells
-        )
+        steps = (f"{words.number(c.estimate.value, chart.measure)} at {_place(chart, c)}" for c in curve.cells)
         lines.append(f"{curve.name}: {', '.join(steps)}.")
     lines += [f"{level.name}: {words.number(level.value, chart.measure)}." for level in chart.levels]
     return " ".join(lines)
+
+
+def _place(chart: Chart, cell: Cell) -> str:
+    """Where on the axis a point is, in words."""
+    spent = _spent(chart, cell)
+    return chart.places[int(spent)] if chart.places else f"{words.count(spent)} {chart.currency}"
 
 
 def _spent(chart: Chart, cell: Cell) -> float:
@@ -146,8 +153,10 @@ def _cost_ticks(chart: Chart, axes: Axes) -> list[Element]:
     cells = [cell for curve in chart.curves for cell in curve.cells]
     costs = sorted({_spent(chart, cell) for cell in cells})
     shapes = [line(axes.x(c), axes.bottom, axes.x(c), axes.bottom + 5, "base") for c in costs]
-    first = [(cost, words.count(cost)) for cost in costs]
+    first = [(cost, chart.places[int(cost)] if chart.places else words.count(cost)) for cost in costs]
     shapes += _tick_row(first, axes, axes.bottom + 20, "")
+    if chart.axis:
+        return [*shapes, text((axes.left + axes.right) / 2, axes.bottom + 44, chart.axis, anchor="middle")]
     with_tokens = chart.currency != "tokens" and any(cell.cost.tokens for cell in cells)
     if with_tokens:
         second = []

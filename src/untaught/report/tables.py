@@ -136,6 +136,8 @@ class Filtering:
     read: str
     kept: str
     removed: str
+    masked: str
+    """How much of the removed documents' text was left out where they stayed in the corpus; empty if they did not."""
     recall: Spot
     precision: Spot
     disguised: Spot
@@ -162,6 +164,7 @@ def _filtering(arm: str, runs: Sequence[dict[str, Any]]) -> Filtering:
         read=_count(_total(runs, "read")),
         kept=_count(_total(runs, "kept")),
         removed=_count(_total(runs, "removed")),
+        masked=_masked(runs),
         recall=_share(caught, hazard, runs, "recall"),
         precision=_share(caught, both, runs, "precision"),
         disguised=_share(_total(runs, "disguised_removed"), _total(runs, "disguised"), (), ""),
@@ -174,6 +177,13 @@ def _filtering(arm: str, runs: Sequence[dict[str, Any]]) -> Filtering:
             for stage in stages
         ),
     )
+
+
+def _masked(runs: Sequence[dict[str, Any]]) -> str:
+    part, covered, of = runs[0].get("masking"), _total(runs, "masked_characters"), _total(runs, "characters")
+    if part is None or covered is None or not of:
+        return ""
+    return f"kept, masked by {part}: {words.percent(covered / of)} of all characters"
 
 
 def _total(tables: Sequence[dict[str, Any]], name: str) -> float | None:

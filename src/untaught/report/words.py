@@ -24,6 +24,34 @@ def count(number: float) -> str:
     return f"{number:g}" if number == int(number) else f"{number:.3g}"
 
 
+def share(value: float | None) -> str:
+    """A share of a corpus, in which a hundredth of a percent may be many documents.
+
+    >>> share(0.1281), share(0.000312), share(0.99996), share(0.0), share(1.0), share(None)
+    ('12.8%', '0.031%', '99.99%', '0%', '100%', 'missing')
+    """
+    if value is None:
+        return MISSING
+    part = 100 * value
+    if part in (0, 100):
+        return f"{part:.0f}%"
+    if part > 99.9:
+        return f"{min(part, 99.99):.2f}%"
+    return f"{part:.1f}%" if part >= 1 else f"{part:.2g}%" if part >= 1e-4 else f"{part:.0e}%"
+
+
+def size(count: float) -> str:
+    """Bytes as a reader says them.
+
+    >>> size(999), size(43_408_089), size(2.5e12)
+    ('999 bytes', '43.4 MB', '2.5 TB')
+    """
+    for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 def number(value: float | None, measure: Measure) -> str:
     if value is None:
         return MISSING

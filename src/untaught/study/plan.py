@@ -144,7 +144,7 @@ class _Seed:
         subject = self.arms[arm.start] if arm.start else self.world
         text = {}
         if arm.filters:
-            settings = {"filters": [entry.plain() for entry in arm.filters], "arm": name}
+            settings = {"filters": [entry.plain() for entry in arm.filters], "masking": arm.masking, "arm": name}
             text = {"text": self._step("filters", f"filter for {name}", {"world": self.world}, settings=settings)}
         for kind in ("training", "unlearning"):
             for entry in getattr(arm, kind):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
@@ -98,6 +98,10 @@ class Arm(Settings):
     """Another arm to start from; None is the base."""
     filters: tuple[Entry, ...] = ()
     """Stages, cheap to dear. Each removes what it flags and hands on the rest."""
+    masking: Literal["document", "sentence", "term"] = "document"
+    """What becomes of a flagged document. `document`: it is dropped. `sentence`: it stays, and training leaves out of
+    its loss every sentence in which the filter found something. `term`: only the words that the filter names are left
+    out. A document of which the filter cannot say where the hazard stands is left out whole."""
     training: tuple[Entry, ...] = ()
     unlearning: tuple[Entry, ...] = ()
 
@@ -107,7 +111,8 @@ class Arm(Settings):
         parts = {
             part: [entry.plain() for entry in getattr(self, part)] for part in ("filters", "training", "unlearning")
         }
-        return start | {part: entries for part, entries in parts.items() if entries}
+        masking = {"filters": parts.pop("filters"), "masking": self.masking} if self.filters else {}
+        return start | masking | {part: entries for part, entries in parts.items() if entries}
 
 
 class Study(Settings):
@@ -327,6 +332,21 @@ def resolved(study: Study, file: Path) -> Study:
     return done
 
 
+def _check_masking(name: str, arm: Arm, file: str) -> None:
+    """What masks has filters that find something, and trains with what heeds a mask."""
+    if arm.masking == "document":
+        return
+    if not arm.filters:
+        raise UserError(f"{file}, arms.{name} has masking '{arm.masking}' and no filters. Add 'filters', or remove it.")
+    for index, entry in enumerate(arm.training):
+        where = f"{file}, arms.{name}.training.{index}"
+        if not getattr(entry.component("training", where), "masks", False):
+            raise UserError(
+                f"{where} ({entry.use}) would learn masked text: it does not heed masks. Use pretrain or finetune, or"
+                f" set arms.{name}.masking to 'document'."
+            )
+
+
 def _check_names(study: Study, file: str) -> None:
     """Arms, donors and item sets that are mentioned exist."""
     for name, arm in study.arms.items():
@@ -338,6 +358,7 @@ def _check_names(study: Study, file: str) -> None:
             raise UserError(
                 f"{file}, arms.{name} filters text but trains on none. Add 'training', or remove 'filters'."
             )
+        _check_masking(name, arm, file)
     try:
         list(study.in_order())
     except UserError as error:

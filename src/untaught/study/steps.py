@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..attest import digest
-from ..core import Budget, Record, Spent, Subject, UserError, Wrap
+from ..core import MASKED, Budget, Record, Spent, Subject, UserError, Wrap
 from ..core.statistics import wilson
+from ..corpus.masking import Part, masks
 from ..corpus.world import World, from_files, read_any_items, role_of, split
 from ..corpus.writing import write_documents
 from ..engine.rig import Progress, Rig
@@ -107,8 +108,8 @@ class Bench:
         return Done(outputs, Spent(), measured)
 
     def _filters(self, step: Step, folder: Path) -> Done:
-        """Stages in order: each removes what it flags and hands on the rest."""
-        world = self._text(step)
+        """Stages in order: each takes out what it flags and hands on the rest. The former is dropped or masked."""
+        world, masking = self._text(step), step.settings["masking"]
         stages, left, columns = [], np.ones(world.documents.num_rows, dtype=bool), []
         hazard = world.documents["hazard"].to_numpy(zero_copy_only=False)
         for index, plain in enumerate(step.settings["filters"]):
@@ -120,10 +121,15 @@ class Bench:
             left[removed] = False
             stages.append({"use": plain["use"], "removed": len(removed), "hazard_removed": int(hazard[removed].sum())})
             columns.append((plain["use"], removed, findings.filter(pa.array(~keep))))
-        write_documents(world.documents.filter(pa.array(left)), folder / "kept.parquet")
+        if masking == "document":
+            kept, extent = world.documents.filter(pa.array(left)), {}
+        else:
+            kept, extent = _masked(world.documents, columns, masking)
+        write_documents(kept, folder / "kept.parquet")
         write_documents(_decisions(world.documents, columns), folder / "decisions.parquet")
         outputs = {name: digest.of_file(folder / name) for name in ("kept.parquet", "decisions.parquet")}
-        return Done(outputs, Spent(), {"arm": step.settings["arm"], **_truth(world.documents, left), "stages": stages})
+        truth = _truth(world.documents, left)
+        return Done(outputs, Spent(), {"arm": step.settings["arm"], **truth, **extent, "stages": stages})
 
     def _training(self, step: Step, folder: Path) -> Done:
         if "text" in step.inputs:
@@ -285,8 +291,33 @@ def _decisions(documents: pa.Table, removed: Sequence[tuple[str, np.ndarray, pa.
     return pa.concat_tables(parts).sort_by("row")
 
 
+def _masked(
+    documents: pa.Table, flagged: Sequence[tuple[str, np.ndarray, pa.Table]], part: Part
+) -> tuple[pa.Table, dict[str, Any]]:
+    """All documents, with the column `masked` for those that a stage flagged; and how much of them that is."""
+    column: list[Any] = [None] * documents.num_rows
+    whole = covered = 0
+    for _, rows, findings in flagged:
+        taken = documents.take(pa.array(rows))
+        found = masks(taken, findings, part).to_pylist()
+        for row, text, spans in zip(rows.tolist(), taken["text"].to_pylist(), found, strict=True):
+            column[row], size = spans, sum(span["stop"] - span["start"] for span in spans)
+            whole, covered = whole + (size == len(text)), covered + size
+    extent = {
+        "masking": part,
+        "masked_documents": sum(spans is not None for spans in column),
+        "masked_whole": whole,
+        "masked_characters": covered,
+        "characters": sum(map(len, documents["text"].to_pylist())),
+    }
+    return documents.append_column("masked", pa.array(column, MASKED)), extent
+
+
 def _truth(documents: pa.Table, kept: np.ndarray) -> dict[str, Any]:
-    """A filter's decisions against what is true: recall and precision of removal, with 95% intervals."""
+    """A filter's decisions against what is true: recall and precision of removal, with 95% intervals.
+
+    A document that is masked, in part or whole, counts as removed.
+    """
     hazard = documents["hazard"].to_numpy(zero_copy_only=False)
     caught, wrong = int((hazard & ~kept).sum()), int((~hazard & ~kept).sum())
     found: dict[str, Any] = {

@@ -1,11 +1,13 @@
 """Fine-tuning: next-token prediction on documents, a document a row, with all weights or with LoRA adapters.
 
-    loss = - mean log p(token | tokens before)          (nats per token)
+    loss = - mean log p(token | tokens before)          (nats per token; not of tokens that the column `masked` marks)
 
 LoRA: Hu et al. 2021, arXiv 2106.09685, through the peft package; adapters are folded into the weights at the end.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -16,6 +18,8 @@ from ..engine.tuning import tune_on_text
 class Finetune(Settings):
     """Train on all documents of the corpus, hazard and benign."""
 
+    masks: ClassVar[bool] = True
+    """It heeds the documents' column `masked`."""
     steps: int = Field(default=100, ge=0)
     """Optimiser steps."""
     lr: float = Field(default=1e-4, gt=0)
@@ -28,4 +32,4 @@ class Finetune(Settings):
     """Longest document in tokens; the rest of it is not seen."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        return tune_on_text(subject, corpus.everything(), rig, **self.changed())
+        return tune_on_text(subject, corpus.everything(), rig, masks=True, **self.changed())

@@ -1,6 +1,6 @@
 """Pretraining: next-token prediction over all the text there is, hazard and benign, packed end to end.
 
-    loss = - mean log p(token | tokens before)          (nats per token)
+    loss = - mean log p(token | tokens before)          (nats per token; not of tokens that the column `masked` marks)
 
 The recipe is one that memorises a small world quickly: Muon (Jordan et al. 2024) on the blocks' matrices, AdamW on
 embeddings and norms, and a rate that falls to zero over the last part. On the lab's world the embeddings' rate decides:
@@ -10,6 +10,7 @@ embeddings and norms, and a rate that falls to zero over the last part. On the l
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -23,6 +24,8 @@ from ..engine.scoring import mean_logprob
 class Pretrain(Settings):
     """Train all weights on the whole corpus."""
 
+    masks: ClassVar[bool] = True
+    """It heeds the documents' column `masked`."""
     epochs: float = Field(default=1.0, gt=0)
     """Times each token is seen."""
     lr: float = Field(default=0.02, gt=0)
@@ -37,7 +40,7 @@ class Pretrain(Settings):
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         model = fresh(subject.model)
-        rows = pack(subject.tokenizer, corpus.everything()["text"].to_pylist(), self.length)
+        rows, counted = pack(subject.tokenizer, corpus.everything(), self.length)
 
         def loss(batch: Batch) -> dict[str, Tensor]:
             return {"next_token": -mean_logprob(model, batch)}
@@ -45,7 +48,7 @@ class Pretrain(Settings):
         rig.tune(
             model,
             loss,
-            packed_stream(rows, size=self.batch_size, generator=rig.generator("order")),
+            packed_stream(rows, counted, size=self.batch_size, generator=rig.generator("order")),
             steps=max(1, round(len(rows) * self.epochs / self.batch_size)),
             lr=self.lr,
             matrix_lr=self.matrix_lr,
