@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from .corpus.shards import Reading
 
 app = typer.Typer(
     help="Is hazardous knowledge gone from a model's weights, or only hidden in them?",
@@ -20,6 +24,7 @@ app = typer.Typer(
 MODELS = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate")
 """What the extra `models` brings, and the core does without."""
 
+ShowText = Annotated[bool, typer.Option("--show-text", help="Show text of the corpus on a filter's page.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting; repeat at will.")]
@@ -89,17 +94,60 @@ def plan(study: StudyFile = None, set_: Set = None, json_: AsJson = False) -> No
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")], json_: AsJson = False) -> None:
-    """Draw a run's page anew and print its summary. Loads no model."""
-    from .report import redraw
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a filter folder.")],
+    show_text: ShowText = False,
+    data: Annotated[list[str] | None, typer.Option(help="Corpus files, for --show-text; repeat at will.")] = None,
+    json_: AsJson = False,
+) -> None:
+    """Draw the page of a run or a filter anew and print its summary. Loads no model."""
+    from .core import UserError
+    from .report import filter_reading, redraw
     from .report import summary as table
 
+    if filter_reading.is_filter(run):
+        _report_filter(run, data or (), show_text, json_)
+        return
+    if show_text or data:
+        raise UserError(f"--show-text and --data are for a filter folder, and {run} is none. Leave them out.")
     page = redraw(run)
     if json_:
         _print_json({"page": str(page)})
     else:
         _print(table(run))
         _say(f"The report is {page}.")
+
+
+def _report_filter(out: Path, data: Sequence[str], show_text: bool, json_: bool) -> None:
+    from .core import UserError
+    from .corpus.running import alone
+    from .study import auditing, filtering
+
+    if show_text and not data:
+        raise UserError(f"{out} holds no texts. Say where they are: untaught report {out} --show-text --data DATA.")
+    with alone(out):
+        reading = filtering.read_policy(None, out, {})[0].reading if show_text else None
+        audit, page = _page(data, reading, out, anew=True)
+    if json_:
+        _print_json({"page": str(page), "audit": auditing.plain(audit)})
+    else:
+        _print(filtering.told({**(filtering.summary.read(out) or {}), "decided_now": 0}, out), markup=False)
+        if audit is not None:
+            _print(auditing.told(audit), markup=False)
+        _say(f"The report is {page}.")
+
+
+def _page(
+    data: Sequence[str], reading: Reading | None, out: Path, *, anew: bool = False
+) -> tuple[dict[str, Any] | None, Path]:
+    """Work the labels out and draw a filter folder's page: with text, where it is said how that is read."""
+    from .report import filter_page
+    from .study import auditing
+
+    audit = auditing.refresh(out)
+    if reading is None:
+        return audit, filter_page.redraw(out) if anew else filter_page.update(out)
+    return audit, filter_page.redraw(out, auditing.texts(data, reading, out, filter_page.examples(out)))
 
 
 @app.command("filter")
@@ -112,6 +160,11 @@ def filter_(  # noqa: PLR0913, PLR0917 - a parameter for each option
     estimate: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Only say what would go and what it costs, from N documents.")
     ] = None,
+    audit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Draw N documents to label by hand, into audit.html and .csv."),
+    ] = None,
+    show_text: ShowText = False,
     upload: Annotated[str | None, typer.Option(help="Put what is kept into a dataset: hub:OWNER/NAME.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Let all see what is uploaded; else it is private.")] = False,
     set_: Set = None,
@@ -121,11 +174,12 @@ def filter_(  # noqa: PLR0913, PLR0917 - a parameter for each option
     from .core import ExitCode, UserError
     from .corpus import hub
     from .corpus.running import alone
-    from .study import filtering
+    from .report import audit_page
+    from .study import auditing, filtering
 
     filtering.prepared(out, executor)
-    if estimate is not None and (apply or upload):
-        raise UserError("--estimate writes nothing out, so it goes with neither --apply nor --upload. Leave one out.")
+    if estimate is not None and (apply or upload or audit or show_text):
+        raise UserError("--estimate decides nothing: leave out --apply, --upload, --audit and --show-text, or it.")
     policy, folder = filtering.read_policy(config, out, _changes(set_))
     with alone(out):
         made = filtering.make(policy, folder, out, data=data)
@@ -134,14 +188,20 @@ def filter_(  # noqa: PLR0913, PLR0917 - a parameter for each option
             _print_json(found) if json_ else _print(filtering.estimating.told(found, data), markup=False)
             return
         summary = filtering.carry_out(data, made, out, executor=executor, apply=apply or bool(upload), quiet=json_)
+        if audit is not None:
+            audit_page.write(out, auditing.draw(data, made.policy.reading, out, audit))
+        labels, page = _page(data, made.policy.reading if show_text else None, out)
     if upload:
         _say(
             f"{hub.upload(out, upload, public=public)} holds what is kept, {'for all to see' if public else 'private'}."
         )
     if json_:
-        _print_json(summary)
+        _print_json({**summary, "page": str(page), "audit": auditing.plain(labels)})
     else:
         _print(filtering.told(summary, out), markup=False)
+        if labels is not None:
+            _print(auditing.told(labels), markup=False)
+        _say(f"The report is {page}.")
     if problems := filtering.problems(summary, made.policy):
         for problem in problems:
             _say(problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,32 +36,24 @@ class GridLine:
 
 def redraw(run: Path) -> Path:
     """Draw `report.html` from a finished run folder, and return where it is. The file is replaced in one move."""
-    page = render(account(read(run)))
-    target = run / "report.html"
-    handle, draft = tempfile.mkstemp(dir=run, prefix=".report-", suffix=".html")
+    return put(render(account(read(run))), run / "report.html")
+
+
+def put(page: str, target: Path) -> Path:
+    """Write a page, whole or not at all, and return where it is."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-        os.chmod(draft, 0o644)
+        draft.write_text(page, encoding="utf-8", newline="\n")
         os.replace(draft, target)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    finally:
+        draft.unlink(missing_ok=True)
     return target
 
 
 def render(story: Account) -> str:
     """The page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     known = story.measure is not None
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         story=story,
         run=story.run,
         words=words,
@@ -80,6 +72,19 @@ def render(story: Account) -> str:
         lines=grid_lines(story.run),
         css=(HERE / "page.css").read_text(encoding="utf-8"),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page to be filled in. What is put into it is escaped, and a name that is not known is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name)
 
 
 def baseline(story: Account) -> str | None:

@@ -13,16 +13,15 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ..core import Corpus, UserError, documents, suggest
-from ..corpus import receipts, running, shards, summary
-from ..corpus.policy import Policy, Rules, Stage, rules
-from ..corpus.world import from_files, split
-from ..corpus.writing import write_atomically
-from ..engine.rig import Rig
+from ..core import UserError, suggest
+from ..corpus import auditing, receipts, running, shards, summary
+from ..corpus.policy import Policy, Rules, rules
+from ..corpus.writing import is_half, write_atomically
+from . import estimating, making, presets, sampling
 from .schema import change, read_yaml
 
 POLICY = "policy.yaml"
-OURS = {*running.OURS, POLICY, summary.FILE, ".lock", "report.html", "classifier.npz"}
+OURS = {*running.OURS, POLICY, summary.FILE, ".lock", "report.html", "classifier.npz", estimating.FILE, *auditing.FILES}
 """What a filter folder may hold."""
 
 
@@ -37,48 +36,46 @@ class Made:
 def read_policy(config: Path | None, out: Path, changes: Mapping[str, Any]) -> tuple[Policy, Path]:
     """A policy from its file, or that of an earlier run, and changes to it; and the folder its paths start from."""
     path = config or out / POLICY
-    if config is None and not path.is_file() and "filters" not in changes:
+    if config is None and not path.is_file() and not {"filters", "preset"} & changes.keys():
         raise UserError(
             f"there is no policy, and no {path} of an earlier run. Give one with --config FILE; the shortest is"
             " 'filters: [{use: blocklist, terms: terms.txt}]'."
         )
     table = read_yaml(path) if path.is_file() or config else {}
+    if "preset" in changes:
+        table["preset"] = changes["preset"]
+    table = presets.expanded(table, path.name)
     for place, value in changes.items():
-        change(table, place, value)
+        if place != "preset":
+            change(table, place, value)
     return Policy.settle(table, path.name), path.parent
 
 
-def make(policy: Policy, folder: Path, out: Path, where: str = POLICY) -> Made:
-    """Read what the policy names, learn what it must from its labelled corpus, and write `policy.yaml` into `out`."""
-    pool = _pool(policy, folder)
-    stages, components, scorers = [], [], []
-    for index, stage in enumerate(policy.filters):
-        place = f"{where}, filters.{index}"
-        component = stage.component("filters", place).resolved(folder)
-        try:
-            scorer = component.fit(pool, Rig(0, f"filters/{stage.use}"))
-        except UserError as error:
-            mend = "" if policy.corpus else " The policy has no 'corpus: {hazard: PATH, benign: PATH}' to learn from."
-            raise UserError(f"{place} ({stage.use}): {error}{mend}") from None
-        if hasattr(component, "frozen"):
-            component = component.frozen(scorer, out)
-        components.append(component)
-        scorers.append(scorer)
-        stages.append(Stage(use=stage.use, escalate=stage.escalate, settings=component.changed()))
-    policy = policy.model_copy(update={"filters": tuple(stages), "corpus": None})
-    _write_policy(policy, out)
-    return Made(policy, rules(policy, components, scorers, out))
+def make(policy: Policy, folder: Path, out: Path, where: str = POLICY, *, data: Sequence[str] = ()) -> Made:
+    """Read what the policy names, learn and choose what it leaves open, and write `policy.yaml` into `out`."""
+
+    def sampled(count: int) -> sampling.Sample:
+        return sampling.sample(_sources(data, policy), policy.reading, count, policy.seed)
+
+    done = making.ready(policy, folder, out, where, sampled if data else None)
+    _write_policy(done.policy, out)
+    return Made(done.policy, rules(done.policy, done.components, done.scorers, out))
 
 
-def _pool(policy: Policy, folder: Path) -> Corpus:
-    """The labelled corpus that stages learn from; empty when the policy names none."""
-    if policy.corpus is None:
-        return Corpus(documents([]), documents([]))
-    hazard, benign = (
-        [folder / path for path in ([given] if isinstance(given, str) else given)]
-        for given in (policy.corpus.hazard, policy.corpus.benign)
-    )
-    return split(from_files(hazard, benign, {}, text_column=policy.corpus.text_column).documents)
+def estimate(data: Sequence[str], made: Made, out: Path, count: int) -> dict[str, Any]:
+    """What the policy would remove and cost, told from a sample and written to `estimate.json`."""
+    drawn = sampling.sample(_sources(data, made.policy), made.policy.reading, count, made.policy.seed)
+    found = estimating.estimate(made.rules, drawn, made.policy.workers)
+    estimating.write(found, out)
+    return found
+
+
+def _sources(data: Sequence[str], policy: Policy) -> list[shards.Source]:
+    """The sources of a corpus, each with the text column."""
+    sources = shards.sources(data)
+    for source in sources:
+        check_columns(source, policy)
+    return sources
 
 
 def _write_policy(policy: Policy, out: Path) -> None:
@@ -97,9 +94,7 @@ def carry_out(
     data: Sequence[str], made: Made, out: Path, *, executor: str = "local", apply: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
     """Filter a corpus by a policy that is made. Returns the summary, with how many sources were decided now."""
-    sources = shards.sources(data)
-    for source in sources:
-        check_columns(source, made)
+    sources = _sources(data, made.policy)
     doing = _executor(executor, made, out)
     with _bar(sources, apply=apply, quiet=quiet) as say:
         now = running.run(made.rules, sources, out, doing, apply=apply, say=say)
@@ -126,10 +121,10 @@ def _bar(sources: Sequence[shards.Source], *, apply: bool, quiet: bool) -> Itera
         yield say
 
 
-def check_columns(source: shards.Source, made: Made) -> None:
+def check_columns(source: shards.Source, policy: Policy) -> None:
     """Refuse a source without the text column before anything is spent. Damage is found when it is decided."""
     try:
-        shards.columns_of(source, made.rules.reading)
+        shards.columns_of(source, policy.reading)
     except shards.Damaged:
         return
 
@@ -147,8 +142,13 @@ def prepared(out: Path, executor: str) -> None:
     """Refuse a folder that holds something else than an earlier run, and an executor that there is not."""
     if executor not in running.EXECUTORS:
         raise UserError(f"there is no executor '{executor}'.{suggest(executor, running.EXECUTORS)}")
-    if out.is_file() or (out.is_dir() and not {p.name for p in out.iterdir()} <= OURS):
+    if out.is_file() or (out.is_dir() and not {p.name for p in out.iterdir() if not _passing(p)} <= OURS):
         raise UserError(f"{out} is a file, or a folder with something else in it. Give another with --out.")
+
+
+def _passing(path: Path) -> bool:
+    """Whether a file is half written, or the lock of an office program that has `audit.csv` open."""
+    return is_half(path) or path.name.startswith((".~lock.audit", "~$audit"))
 
 
 def told(summary: Mapping[str, Any], out: Path) -> str:
