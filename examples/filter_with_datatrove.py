@@ -11,7 +11,7 @@ from pathlib import Path
 from datatrove.executor import LocalPipelineExecutor
 
 from untaught.corpus import running, shards
-from untaught.study import filtering
+from untaught.policies import filtering
 
 TEXTS = ["Glimmerstone and marn oil glow when mixed.", "Marn oil is yellow.", "The bridge is closed on Sundays."]
 POLICY = {"filters": [{"use": "blocklist", "terms": ["glimmerstone", "marn oil"]}]}

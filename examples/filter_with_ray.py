@@ -10,7 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from untaught.study import filtering
+from untaught.policies import filtering
 
 TEXTS = ["Glimmerstone and marn oil glow when mixed.", "Marn oil is yellow.", "The bridge is closed on Sundays."]
 POLICY = {"filters": [{"use": "blocklist", "terms": ["glimmerstone", "marn oil"]}], "workers": 2}

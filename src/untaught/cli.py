@@ -121,7 +121,7 @@ def report(
 def _report_filter(out: Path, data: Sequence[str], show_text: bool, json_: bool) -> None:
     from .core import UserError
     from .corpus.running import alone
-    from .study import auditing, filtering
+    from .policies import auditing, filtering
 
     if show_text and not data:
         raise UserError(f"{out} holds no texts. Say where they are: untaught report {out} --show-text --data DATA.")
@@ -141,8 +141,8 @@ def _page(
     data: Sequence[str], reading: Reading | None, out: Path, *, anew: bool = False
 ) -> tuple[dict[str, Any] | None, Path]:
     """Work the labels out and draw a filter folder's page: with text, where it is said how that is read."""
+    from .policies import auditing
     from .report import filter_page
-    from .study import auditing
 
     audit = auditing.refresh(out)
     if reading is None:
@@ -174,8 +174,8 @@ def filter_(  # noqa: PLR0913, PLR0917 - a parameter for each option
     from .core import ExitCode, UserError
     from .corpus import hub
     from .corpus.running import alone
+    from .policies import auditing, filtering
     from .report import audit_page
-    from .study import auditing, filtering
 
     filtering.prepared(out, executor)
     if estimate is not None and (apply or upload or audit or show_text):

@@ -14,7 +14,7 @@ from untaught.core.statistics import exact_interval
 from untaught.corpus import auditing, shards
 from untaught.corpus.auditing import COLUMNS, allotted, labelled, texts_of
 from untaught.corpus.shards import Reading
-from untaught.study.auditing import Stratum, estimates, refresh
+from untaught.policies.auditing import Stratum, estimates, refresh
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 
 from untaught.core import UserError
 from untaught.corpus import deciding, running, shards
-from untaught.study import filtering
+from untaught.policies import filtering
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LONG = "long.parquet"

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from untaught.core import Corpus, Document, UserError, documents
 from untaught.corpus import shards
 from untaught.corpus.policy import Choose, Labeller, Policy
-from untaught.study import choosing, estimating, filtering, holding, labelling, presets, sampling
+from untaught.policies import choosing, estimating, filtering, holding, labelling, presets, sampling
 
 NAMES = [f"{a}{b}" for a in ("flor", "quen", "zib", "mard", "tolv") for b in ("pine", "ox", "ul")]
 PLAIN = [

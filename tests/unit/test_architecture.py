@@ -23,8 +23,9 @@ ARROWS = {
     "lab": {"core", "corpus", "engine"},
     **dict.fromkeys(SHELVES, {"core", "corpus", "engine"}),
     "study": BELOW_STUDY,  # and the shelves by name, through core.shelves
+    "policies": {"core", "corpus", "engine", "attest"},  # and filters by name, as above
     "report": {"core"},
-    "cli": BELOW_STUDY | {"study", "report", *SHELVES},
+    "cli": BELOW_STUDY | {"study", "policies", "report", *SHELVES},
     "__main__": {"cli"},
 }
 """Room to the rooms it may import. Every room may import itself, but for shelves: only underscored helpers there."""

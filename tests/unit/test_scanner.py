@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from untaught.core import Corpus, Document, UserError, documents
 from untaught.engine.rig import Rig
-from untaught.filters import _scanner, blocklist
+from untaught.filters import _scanner, _words, blocklist
 from untaught.filters._words import changed, joining, lowered, normalise, placed
 from untaught.filters.blocklist import Blocklist
 
@@ -313,3 +313,10 @@ def test_settings_that_need_no_pool(tmp_path):
     assert type(scorer).load(tmp_path / "saved.json") == scorer
     assert Blocklist.thresholds == ("distinct",)
     assert Blocklist.lock_free
+
+
+def test_no_letter_is_on_a_plane_that_is_left_out():
+    left_out = (
+        chr(point) for plane in set(range(17)) - set(_words.PLANES) for point in range(plane << 16, plane + 1 << 16)
+    )
+    assert not [c for c in left_out if c.isalnum() or c.isspace() or _words.normalise(c) != c or c.lower() != c]

@@ -1,4 +1,4 @@
-"""Auditing: a stratified sample of decisions, to be labelled by hand. `study/auditing.py` says what the labels mean.
+"""Auditing: a stratified sample of decisions, to be labelled by hand. `policies/auditing.py` says what the labels mean.
 
     draw(sources, folder, reading, size)   the sample, in `audit.csv`, with the labels that are there already
     Before.read(folder)                    the sample as it stands, and its labels

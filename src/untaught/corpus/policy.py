@@ -6,7 +6,7 @@
       - {use: classifier, model: classifier.npz, threshold: 0.5}
     workers: 2
 
-A policy whose stages name no terms or model is *made* from a labelled corpus (`study/making.py`):
+A policy whose stages name no terms or model is *made* from a labelled corpus (`policies/making.py`):
 
     corpus: {hazard: seed/hazard, benign: seed/benign}
     filters: [{use: blocklist, escalate: true, choose: {recall: 0.98}}, {use: classifier}]

@@ -41,8 +41,8 @@ pc: Any = pyarrow.compute
 KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 PIECE = 128 * 2**20
 """Bytes of a shard: unpacked ones of parquet, bytes on the disk of jsonl."""
-ROWS = 4096
-"""Most documents of a parquet file read at once."""
+ROWS = 2048
+"""Most documents of a parquet file read at once: few enough for their text to stay in a processor's cache."""
 BLOCK = 8 * 2**20
 """Bytes of JSON lines read at once; a longer line is read whole."""
 CONVERSATION = "messages"

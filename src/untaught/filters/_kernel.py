@@ -19,6 +19,8 @@ from numba.extending import intrinsic
 
 JOINING, CHANGED, SPACE, ALNUM = 1, 2, 4, 8
 """What a code point is: bits of `Letters.kind`."""
+RAW, JOINED, SPELLED = 0, 1, 2
+"""What Python has done to the texts that `scan` is given."""
 BEYOND = 64
 """Bytes that can be read beyond the end of a text."""
 
@@ -527,20 +529,21 @@ def scanned(text: np.ndarray, start: int, stop: int, tables: Any, work: Work) ->
 
 
 @native
-def scan(data: np.ndarray, offsets: np.ndarray, first: int, spelled: bool, tables: Any, work: Work) -> int:
+def scan(data: np.ndarray, offsets: np.ndarray, first: int, state: int, tables: Any, work: Work) -> int:
     """Scan documents from `first` on; the number of the first that did not fit in `work`, or of all.
 
-    `spelled` says that the texts are in their one spelling already, joining characters and all.
+    `state` says what Python has done to the texts: nothing (RAW), spelled joining characters with those before them
+    (JOINED), or spelled everything (SPELLED).
     """
     terms, letters = tables
     for doc in range(first, len(offsets) - 1):
         start, stop, before = offsets[doc], offsets[doc + 1], work.counts[0]
-        kinds, some = (0, True) if spelled else looked_over(data, start, stop, letters)
-        if kinds & JOINING:
+        kinds, some = (0, True) if state == SPELLED else looked_over(data, start, stop, letters)
+        if kinds & JOINING and state == RAW:
             work.left[work.counts[1]] = doc
             work.counts[1] += 1
             continue
-        anew = not spelled and (terms.literal or kinds & CHANGED)
+        anew = state != SPELLED and (terms.literal or kinds & CHANGED)
         if anew:
             size = rewritten(data, start, stop, terms, letters, work)
             if size < 0:

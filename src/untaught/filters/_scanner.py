@@ -25,13 +25,30 @@ rare pairs, one spelling while comparing, and the exact equality with the plain 
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from ._kernel import ALNUM, BEYOND, CHANGED, JOINING, SPACE, Letters, Terms, Work, filled, scan, windows_of, words_of
-from ._words import WORD, changed, joining, lowered, normalise, placed
+from ._kernel import (
+    ALNUM,
+    BEYOND,
+    CHANGED,
+    JOINED,
+    JOINING,
+    RAW,
+    SPACE,
+    SPELLED,
+    Letters,
+    Terms,
+    Work,
+    filled,
+    scan,
+    windows_of,
+    words_of,
+)
+from ._words import changed, characters, cluster_at, folded, joining
 
 WIDTHS = (8, 4, 2, 1)
 POINTS = 0x110000
@@ -91,13 +108,11 @@ class Scanner:
         left = np.concatenate([left, others + inner])
         return np.concatenate([found, more, self._by_python(chunk, left)])
 
-    def _scanned(
-        self, data: np.ndarray, offsets: np.ndarray, *, spelled: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _scanned(self, data: np.ndarray, offsets: np.ndarray, state: int = RAW) -> tuple[np.ndarray, np.ndarray]:
         """Hits, and the documents that Python must spell."""
         sizes = np.diff(offsets)
         work, done, found = room(int(sizes.max(initial=0)), len(sizes), ROOM), 0, []
-        while (done := scan(data, offsets, done, spelled, self.tables, work)) < len(sizes):
+        while (done := scan(data, offsets, done, state, self.tables, work)) < len(sizes):
             found.append(work.hits[: work.counts[0]])
             work.counts[0] = 0
             if work.counts[2]:
@@ -109,20 +124,61 @@ class Scanner:
         return np.concatenate(found), work.left[: work.counts[1]]
 
     def _by_python(self, chunk: pa.Array, left: np.ndarray) -> np.ndarray:
-        """Hits in documents that are spelled by Python: scanned like others, then traced back where there are any."""
+        """Hits in documents with characters that join others: those are spelled here, and hits traced back to them."""
         if not len(left):
             return np.empty((0, 4), dtype=np.int64)
         texts = chunk.take(pa.array(left)).to_pylist()
-        spelled = [text.lower() if self.substring else normalise(text) for text in texts]
-        data, offsets = buffers(pa.array(spelled, pa.large_string()))
-        rows, _ = self._scanned(padded(data), offsets, spelled=True)
+        made = [_lowered(text) if self.substring else _joined(text, self.tables[1].kind) for text in texts]
+        data, offsets = buffers(pa.array([text for text, _ in made], pa.large_string()))
+        rows, _ = self._scanned(padded(data), offsets, SPELLED if self.substring else JOINED)
         numbers, firsts = np.unique(rows[:, 0], return_index=True)
         for number, here in zip(numbers, np.split(rows, firsts[1:]), strict=False):
-            _, starts, stops = lowered(texts[number]) if self.substring else placed(texts[number])
-            here[:, 2] = np.array(starts)[here[:, 2]]
-            here[:, 3] = np.array(stops)[here[:, 3] - 1]
+            here[:, 2], here[:, 3] = made[number][1].back(here[:, 2], here[:, 3])
         rows[:, 0] = left[rows[:, 0]]
         return rows
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Where a text was spelled otherwise: `start` and `stop` in it, and where each spelling ends in what came of it."""
+
+    start: np.ndarray
+    stop: np.ndarray
+    end: np.ndarray
+
+    def back(self, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the new text as places of the old: a character of a spelling is all that was spelled so."""
+        size = np.diff(self.end, prepend=0) - np.diff(np.concatenate([[0], self.stop])) + (self.stop - self.start)
+        begin = self.end - size
+        before, after = np.searchsorted(self.end, starts, side="right"), np.searchsorted(begin, stops, side="left")
+        shift = np.concatenate([[0], self.stop - self.end])
+        edges = [np.append(edge, 2**62) for edge in (begin, self.start)]
+        first = np.where(starts >= edges[0][before], edges[1][before], starts + shift[before])
+        ends = np.concatenate([[-1], self.end])
+        last = np.where(stops <= ends[after], np.concatenate([[0], self.stop])[after], stops + shift[after])
+        return first, last
+
+
+def _joined(text: str, kind: np.ndarray) -> tuple[str, Spots]:
+    """A text with the one spelling of every cluster of several characters in its place."""
+    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    parts, spots, stop = [], [], 0
+    for at in np.flatnonzero(kind[points] & JOINING).tolist():
+        if at < stop:
+            continue
+        cluster = cluster_at(text, at)
+        parts += [text[stop : cluster.start()], folded(cluster[0])]
+        stop = cluster.end()
+        spots.append((cluster.start(), stop, sum(map(len, parts[-2:]))))
+    parts.append(text[stop:])
+    start, end, size = np.array(spots, dtype=np.int64).reshape(-1, 3).T
+    return "".join(parts), Spots(start, end, np.cumsum(size))
+
+
+def _lowered(text: str) -> tuple[str, Spots]:
+    """A text in lower case, where one character, U+0130, becomes two."""
+    at = np.array([match.start() for match in re.finditer("\u0130", text)], dtype=np.int64)
+    return text.lower(), Spots(at, at + 1, at + np.arange(2, len(at) + 2))
 
 
 def padded(data: np.ndarray) -> np.ndarray:
@@ -165,11 +221,8 @@ def folded_letters() -> Letters:
     """Characters as `normalise` sees them."""
     kind = np.zeros(POINTS, dtype=np.uint8)
     kind[[ord(c) for c in joining()]] = JOINING
-    every = "".join(map(chr, range(POINTS)))
-    for run in WORD.finditer(every):
-        kind[run.start() : run.end()] |= ALNUM
-    spaces = [point for point, c in enumerate(every) if c.isspace()]
-    kind[spaces] |= SPACE
+    kind[[ord(c) for c in characters() if c.isalnum()]] |= ALNUM
+    kind[[ord(c) for c in characters() if c.isspace()]] |= SPACE
     return _letters(kind, {c: spelled for c, spelled in changed().items() if not c.isspace()})
 
 
@@ -178,8 +231,7 @@ def lower_letters() -> Letters:
     """Characters as `str.lower` sees them. A capital sigma becomes one of two, as its neighbours have it."""
     kind = np.zeros(POINTS, dtype=np.uint8)
     kind[ord("Σ")] = JOINING
-    every = "".join(map(chr, range(POINTS)))
-    return _letters(kind, {c: c.lower() for c in every if c.lower() != c})
+    return _letters(kind, {c: c.lower() for c in characters() if c.lower() != c})
 
 
 def _letters(kind: np.ndarray, spellings: dict[str, str]) -> Letters:

@@ -16,6 +16,7 @@ from the whole of its cluster, a space from its whole stretch: `placed` says fro
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ DROPPED = (
 )
 INVISIBLE = re.compile(f"[{DROPPED}]")
 BLOCK = 128
+PLANES = (0, 1, 2, 3, 14)
 
 
 def normalise(text: str) -> str:
@@ -90,10 +92,31 @@ _of_cluster = functools.lru_cache(maxsize=4096)(folded)
 
 @functools.cache
 def _cluster() -> re.Pattern[str]:
-    """A cluster, from its first to its last visible character; plain ASCII words, which stand for themselves, at once."""
-    joins = "".join(f"{first}-{last}" for first, last in _runs(joining()))
-    plain = f"(?P<plain>[!-~]+(?: [!-~]+)*(?![{DROPPED}{joins}]))"
-    return re.compile(f"{plain}|[^{DROPPED}](?:[{DROPPED}]*[{joins}])*", re.DOTALL)
+    """A cluster, from its first to its last visible character; words of plain ASCII letters at once."""
+    plain = f"(?P<plain>[!-~]+(?: [!-~]+)*(?![{DROPPED}{_joins()}]))"
+    return re.compile(f"{plain}|{_whole_cluster().pattern}", re.DOTALL)
+
+
+@functools.cache
+def _whole_cluster() -> re.Pattern[str]:
+    return re.compile(f"[^{DROPPED}](?:[{DROPPED}]*[{_joins()}])*", re.DOTALL)
+
+
+def _joins() -> str:
+    return "".join(f"{first}-{last}" for first, last in _runs(joining()))
+
+
+def cluster_at(text: str, at: int) -> re.Match[str]:
+    """The cluster that a joining character belongs to."""
+    first = at
+    while first > 0 and (text[first] in joining() or INVISIBLE.match(text[first])):
+        first -= 1
+    while INVISIBLE.match(text[first]):
+        first += 1
+    found = _whole_cluster().match(text, first)
+    if found is None:
+        raise ValueError(f"no cluster at {at}")
+    return found
 
 
 @functools.cache
@@ -129,10 +152,18 @@ def changed() -> dict[str, str]:
     return found
 
 
+def characters() -> Iterator[str]:
+    """All characters there are, by code point. Planes 4 to 13 are empty; 15 and 16 are private, and no letters."""
+    for plane in PLANES:
+        yield from map(chr, range(plane << 16, (plane + 1) << 16))
+
+
 def _blocks() -> Iterator[list[str]]:
     """All characters beyond ASCII, some at a time: most blocks can be dismissed as a whole."""
-    for first in range(BLOCK, 0x110000, BLOCK):
-        yield [chr(point) for point in range(first, first + BLOCK)]
+    every = characters()
+    while block := list(itertools.islice(every, BLOCK)):
+        if not block[0].isascii():
+            yield block
 
 
 def _runs(letters: frozenset[str]) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from ..core import Budget, Role, Settings, UserError, suggest
+from ..core.files import change, read_yaml
 from ..core.shelves import Use, component_of
 from ..lab.start import StartingModel
 
@@ -218,80 +219,14 @@ def load(path: Path | None, changes: Mapping[str, Any] | None = None) -> Study:
     """A study from its file (None: the default study), with settings changed by path, checked and resolved."""
     file = path or Path(__file__).parent / "default.yaml"
     table = read_yaml(file)
+    arms = table.get("arms")
     for where, value in (changes or {}).items():
+        first, *rest = where.split(".")
+        if first == "arms" and len(rest) > 1 and isinstance(arms, dict) and rest[0] not in arms:
+            raise UserError(f"--set {where}: there is no arm '{rest[0]}'.{suggest(rest[0], map(str, arms))}")
         change(table, where, value)
     study = Study.settle(table, file.name)
     return resolved(study, file)
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds one table."""
-    try:
-        table = yaml.load(file.read_text(encoding="utf-8"), _Strict)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {file}. Give the path of a YAML file.") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}. Give the path of a YAML file.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not UTF-8 text, so it is not a YAML file.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{file}{at} is not YAML: {getattr(error, 'problem', None) or 'it cannot be read'}.") from None
-    if not isinstance(table, dict):
-        held = {type(None): "is empty", list: "holds a list"}.get(type(table), "holds a single value")
-        raise UserError(f"{file} {held}, and should hold a table: lines of 'name: value'.")
-    return table
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML in which a name that is given twice in one table is an error: the first would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"'{key.value}' is there twice in a table", problem_mark=key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-def change(table: dict[str, Any], path: str, value: Any) -> None:
-    """Set a value by its path: `seeds`, `arms.rmu.unlearning.0.steps`."""
-    *parents, last = path.split(".")
-    arms = table.get("arms")
-    if parents[:1] == ["arms"] and len(parents) > 1 and isinstance(arms, dict) and parents[1] not in arms:
-        raise UserError(f"--set {path}: there is no arm '{parents[1]}'.{suggest(parents[1], map(str, arms))}")
-    place: Any = table
-    for part in parents:
-        place = _step_into(place, part, path)
-    if isinstance(place, list):
-        place[_position(place, last, path)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise UserError(f"--set {path}: there is nothing to set below a {type(place).__name__}.")
-
-
-def _step_into(place: Any, part: str, path: str) -> Any:
-    """What stands at one part of a path. A component given by its name alone becomes a table, to set things in."""
-    if not isinstance(place, list | dict):
-        raise UserError(f"--set {path}: there is nothing called '{part}' below a {type(place).__name__}.")
-    at: Any = _position(place, part, path) if isinstance(place, list) else part
-    if isinstance(place, dict) and place.get(at) is None:
-        place[at] = {}
-    if isinstance(place[at], str):
-        place[at] = {"use": place[at].removeprefix("lab:")}
-    return place[at]
-
-
-def _position(place: list[Any], part: str, path: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
-        known = f"a position from 0 to {len(place) - 1}" if place else "left out: the list is empty"
-        raise UserError(f"--set {path}: '{part}' should be {known}.")
-    return int(part)
 
 
 def resolved(study: Study, file: Path) -> Study:

@@ -13,9 +13,10 @@ from pydantic import Field
 
 from ..attest import digest
 from ..core import Budget, Corpus, Role, Subject, UserError, by_metric
+from ..core.files import change, read_yaml
 from ..corpus.world import from_files, read_any_items, split
 from ..engine.rig import Progress, Rig
-from .schema import SIDES, Entry, Files, change, read_yaml
+from .schema import SIDES, Entry, Files
 
 
 class Job(Entry):

@@ -13,7 +13,6 @@ import hashlib
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,20 +20,12 @@ from pathlib import Path
 from typing import IO
 
 from ..core import Record, UserError
+from ..core.files import home
 
 RECORD = "record.json"
 HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 """This machine, in the names of unfinished folders: a process number means nothing elsewhere."""
 WEEK = 7 * 24 * 3600.0
-
-
-def home() -> Path:
-    """Where finished steps are kept: `UNTAUGHT_HOME`, or the user's cache folder."""
-    if given := os.environ.get("UNTAUGHT_HOME"):
-        return Path(given).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "untaught"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "untaught"
 
 
 class Store:

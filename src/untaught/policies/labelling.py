@@ -34,9 +34,9 @@ from typing import IO, Any
 
 from ..attest import digest
 from ..core import UserError
+from ..core.files import home
 from ..corpus.policy import Labeller
 from ..corpus.writing import write_atomically
-from .store import home
 
 ANSWER = re.compile(r"(yes|no)\.?", re.IGNORECASE)
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import UserError, suggest
-from .schema import read_yaml
+from ..core.files import read_yaml
 
 FOLDER = Path(__file__).parent / "presets"
 

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from ..core import UserError, suggest
+from ..core.files import change, read_yaml
 from ..corpus import auditing, receipts, running, shards, summary
 from ..corpus.policy import Policy, Rules, rules
 from ..corpus.writing import is_half, write_atomically
 from . import estimating, making, presets, sampling
-from .schema import change, read_yaml
 
 POLICY = "policy.yaml"
 OURS = {*running.OURS, POLICY, summary.FILE, ".lock", "report.html", "classifier.npz", estimating.FILE, *auditing.FILES}

@@ -1,0 +1,1 @@
+"""Filter policies: made, estimated, carried out and audited."""
