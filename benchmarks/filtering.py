@@ -6,7 +6,8 @@ CORPUS holds parquet/*.parquet (id, text) and terms_{1000,6000,20000}.txt; ours:
 Every contender is a process of its own with two workers, start-up included, and the rounds are interleaved; numbers are
 medians. CPU seconds are those of the process and all it started, peak memory is the sum of the proportional set sizes
 (PSS) of all of them. Reading *whole* is `pq.read_table` for each file; *streamed* is the two columns that are decided
-on, 2,048 rows at a time, which is the least that any reader can do. `decide alone` leaves out start-up and the report. Both sides decide the same: at least two distinct terms, whole words.
+on, 2,048 rows at a time, which is the least that any reader can do. `alone` leaves out start-up and, of ours, the
+report. Both sides decide the same: at least two distinct terms, whole words, one spelling.
 `--reference` also decides every document by the plain reference and compares, which takes minutes.
 """
 
@@ -87,7 +88,7 @@ def timed(command):
             family = descendants(process.pid)
             cpu |= spent(family)
             peak = max(peak, held(family))
-            time.sleep(0.02)
+            time.sleep(0.1)
         wall = time.perf_counter() - began
         said.seek(0)
         if process.returncode:

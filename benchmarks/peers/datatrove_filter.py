@@ -2,11 +2,15 @@
 
     python datatrove_filter.py PARQUET_FOLDER TERMS OUT [--write]
 
-Text is lower-cased; a hit counts when neither neighbour is alphanumeric. Without `--write` each rank writes the ids it
+Texts are spelled as ours are, or documents would be decided otherwise: invisible characters dropped, NFKC, case folded,
+white space collapsed; in Python, since that is what a filter of datatrove is written in. A hit counts when neither
+neighbour is alphanumeric; a document is left at its second term. Without `--write` each rank writes the ids it
 flags; with it, kept and removed documents are written as parquet, as `untaught filter --apply` does.
 """
 
+import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import ahocorasick
@@ -16,19 +20,30 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.readers import ParquetReader
 from datatrove.pipeline.writers import ParquetWriter
 
+INVISIBLE = re.compile("[\u00ad\u034f\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
+
 
 def automaton(path):
     words = ahocorasick.Automaton()
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         if line.strip():
-            term = " ".join(line.casefold().split())
+            term = spelled(line)
             words.add_word(term, (term, len(term)))
     words.make_automaton()
     return words
 
 
+def spelled(text):
+    if not text.isascii():
+        text = INVISIBLE.sub("", text)
+        if not unicodedata.is_normalized("NFKC", text):
+            text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
+
+
 def flagged(words, text):
-    low, seen, end = text.lower(), set(), len(text)
+    low, seen = spelled(text), set()
+    end = len(low)
     for last, (term, size) in words.iter(low):
         first = last - size + 1
         if (first == 0 or not low[first - 1].isalnum()) and (last + 1 >= end or not low[last + 1].isalnum()):

@@ -31,6 +31,8 @@ from .writing import replacing
 
 Masking: TypeAlias = Literal["document"] | Part
 """What training does without: whole removed documents, or only sentences or terms of them."""
+HELD = 32 * 2**20
+"""Bytes held before they are written: row groups are those of the source, but for very large ones."""
 
 
 def applied(source: Source, folder: Path) -> bool:
@@ -148,13 +150,24 @@ def _parquet(source: Source, codes: np.ndarray, paths: Sequence[Path]) -> None:
             for path in paths
         ]
         for group in range(file.num_row_groups):
-            for batch in file.iter_batches(shards.ROWS * 4, row_groups=[group], use_threads=False):
+            waiting: list[list[Any]] = [[] for _ in paths]
+            for batch in file.iter_batches(shards.ROWS, row_groups=[group], use_threads=False):
                 here = codes[row : row + batch.num_rows]
                 row += batch.num_rows
-                for code, writer in enumerate(writers):
+                for code, held in enumerate(waiting):
                     if (here == code).any():
-                        chosen = batch if (here == code).all() else batch.filter(pa.array(here == code))
-                        writer.write_batch(chosen)
+                        held.append(batch if (here == code).all() else batch.filter(pa.array(here == code)))
+                    if sum(part.nbytes for part in held) > HELD:
+                        _flush(held, writers[code])
+            for held, writer in zip(waiting, writers, strict=True):
+                _flush(held, writer)
+
+
+def _flush(held: list[Any], writer: pq.ParquetWriter) -> None:
+    """Write what is held as one row group."""
+    if held:
+        writer.write_table(pa.Table.from_batches(held))
+        held.clear()
 
 
 def _repeats(file: pq.ParquetFile, name: str) -> bool:
