@@ -137,7 +137,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch
     from untaught.corpus.policy import Fitted, Rules
     from untaught.filters.blocklist import BlocklistScorer
 
-    rules = Rules(shards.Reading(), (Fitted("x", False, BlocklistScorer(("florp",), 1), "x", True, "x"),), "x")
+    rules = Rules(shards.Reading(), (Fitted("x", False, BlocklistScorer(("florp",), 1), True, "x", "x"),), "x")
     with pytest.raises(UserError, match="changed while it was read"):
         deciding.decide(rules, shards.cut(source)[0], tmp_path / "o")
     assert not (tmp_path / "o/receipts").exists()

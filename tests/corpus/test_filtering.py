@@ -164,7 +164,7 @@ def decide(folder, data, *stages, digest="one"):
     from untaught.corpus import policy, running
 
     fitted = tuple(
-        policy.Fitted(f"s{i}", escalate, scorer, f"{i}{measures}", True, "")
+        policy.Fitted(f"s{i}", escalate, scorer, True, f"{i}{measures}")
         for i, (scorer, escalate, measures) in enumerate(stages)
     )
     rules = policy.Rules(shards.Reading(), fitted, digest)

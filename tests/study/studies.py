@@ -9,10 +9,11 @@ from pathlib import Path
 
 import yaml
 
+from untaught.core.files import change
 from untaught.study import results
 from untaught.study.plan import plan
 from untaught.study.run import run as carry_out
-from untaught.study.schema import change, load
+from untaught.study.schema import load
 from untaught.study.store import Store
 
 PRETRAIN = {"training": ["pretrain"]}

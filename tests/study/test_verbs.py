@@ -58,18 +58,29 @@ def test_help_names_every_verb(desk):
 
 
 def test_no_setting_is_a_flag():
+    """Flags say what a verb is to do; how it does it is set in a file."""
     import typer
 
     from untaught.cli import app
+    from untaught.corpus.policy import Policy
 
     flags = {
-        option
-        for verb in typer.main.get_command(app).commands.values()
-        for parameter in verb.params
-        for option in parameter.opts
-        if option.startswith("-")
+        name: {option for parameter in verb.params for option in parameter.opts if option.startswith("-")}
+        for name, verb in typer.main.get_command(app).commands.items()
     }
-    assert flags == {"--out", "--set", "--json", "--config"}
+    common = {"--out", "--set", "--json", "--config"}
+    doing = {"--apply", "--executor", "--estimate", "--audit", "--show-text", "--upload", "--public"}
+    assert flags.pop("filter") == common | doing
+    assert flags.pop("report") == {"--json", "--show-text", "--data"}
+    assert set().union(*flags.values()) == common
+    settings = {
+        field for shelf in shelves.SHELVES for name in shelves.names(shelf) for field in settings_of(shelf, name)
+    }
+    assert not {flag.strip("-").replace("-", "_") for flag in doing} & (settings | set(Policy.model_fields))
+
+
+def settings_of(shelf, name):
+    return shelves.find(shelf, name).model_fields
 
 
 def test_every_verb_speaks_json():

@@ -46,7 +46,7 @@ def applied(source: Source, folder: Path) -> bool:
 
 def apply(source: Source, folder: Path) -> None:
     """Write out what was decided of a source. A damaged source is written nowhere."""
-    receipt = _vouched(source, folder)
+    receipt = vouched(source, folder)
     outputs: dict[str, Any] = {}
     if not receipt.damaged:
         paths = [folder / decision / source.name for decision in DECISIONS]
@@ -76,7 +76,7 @@ def kept_documents(
     """
     folder, reading = Path(folder), Reading(text_column, id_column)
     for source in shards.sources([data] if isinstance(data, str | os.PathLike) else data):
-        receipt = _vouched(source, folder, check=check)
+        receipt = vouched(source, folder, check=check)
         decided, row = _decisions(folder, receipt, masking), 0
         for shard in () if receipt.damaged else shards.cut(source):
             for batch in shards.read(shard, reading):
@@ -108,7 +108,7 @@ def _chosen(documents: Documents, decided: pa.Table, masking: Masking) -> Docume
     return whole.filter(pa.array(decision != "quarantined"))
 
 
-def _vouched(source: Source, folder: Path, *, check: bool = True) -> Receipt:
+def vouched(source: Source, folder: Path, *, check: bool = True) -> Receipt:
     """A source's receipt, which must be of the bytes that are there now."""
     receipt = Receipt.load(receipts.path_of(folder, source.name))
     if receipt is None or not receipt.holds(folder):

@@ -279,7 +279,7 @@ def texts_of(
         raise UserError(f"{lost[0]} was decided and is not among the corpus files given. Give all of them.")
     found: dict[Key, str] = {}
     for name in sorted(rows):
-        applying._vouched(known[name], folder)
+        applying.vouched(known[name], folder)
         for first, shard in _parts(known[name], folder, rows[name]):
             row = first
             for batch in shards.read(shard, reading):

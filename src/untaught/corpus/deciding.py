@@ -266,7 +266,7 @@ def _written(
         for batch in batches:
             rows = np.arange(row, row + batch.num_rows)
             row += batch.num_rows
-            table, measured, account = _through(rules, batch, rows, prior)
+            table, measured, account = _through(rules.stages, batch, rows, prior)
             if alone:
                 table = _moved(table, 0, shard.source)
             decisions.write(table.append_column("source", _repeat(shard.source.name, len(rows))))
@@ -280,18 +280,25 @@ def _repeat(value: str, count: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(np.zeros(count, np.int8), [value]).cast(pa.string())
 
 
+def decisions(stages: Sequence[Fitted], documents: Documents) -> pa.Table:
+    """The decisions about documents in memory."""
+    causes = pa.nulls(documents.num_rows, pa.string())
+    batch = documents.select(["id", "text"]).append_column("cause", causes)
+    return _through(stages, batch, np.arange(documents.num_rows), None)[0]
+
+
 def _through(
-    rules: Rules, batch: pa.Table, rows: np.ndarray, prior: _Prior | None
+    stages: Sequence[Fitted], batch: pa.Table, rows: np.ndarray, prior: _Prior | None
 ) -> tuple[pa.Table, list[pa.Table], Counts]:
     """A batch through the stages: the decisions, what each stage measured, and the account."""
     sound = batch["cause"].is_null().to_numpy()
     decision = np.where(sound, KEPT, QUARANTINED)
-    stage = np.full(len(rows), len(rules.stages))
+    stage = np.full(len(rows), len(stages))
     place = np.zeros(len(rows), np.int64)
     bad, here = np.flatnonzero(~sound), np.flatnonzero(sound)
     place[bad] = np.arange(len(bad))
     every = [findings(Finding(None, cause) for cause in batch["cause"].take(bad).to_pylist())]
-    for index, fitted in enumerate(rules.stages):
+    for index, fitted in enumerate(stages):
         found = _measured(fitted, batch, rows, here, prior)
         stage[here], place[here] = index, sum(t.num_rows for t in every) + np.arange(len(here))
         every.append(found)
@@ -299,13 +306,13 @@ def _through(
         clear = np.zeros(len(here), bool)
         clear[valid] = fitted.scorer.keep(found.filter(pa.array(valid)))
         decision[here[~valid]] = QUARANTINED
-        if fitted.escalate and index + 1 < len(rules.stages):
+        if fitted.escalate and index + 1 < len(stages):
             here = here[valid & ~clear]
         else:
             decision[here[valid & ~clear]] = REMOVED
             here = here[valid & clear]
     told = pa.concat_tables(every).take(place) if len(bad) or len(every) > 2 else every[1]
-    names = [*(fitted.name for fitted in rules.stages), READ]
+    names = [*(fitted.name for fitted in stages), READ]
     size = batch["bytes"] if "bytes" in batch.column_names else pc.binary_length(batch["text"]).cast(pa.int64())
     own = {
         "row": rows,
@@ -314,7 +321,7 @@ def _through(
         "stage": pa.array(names).take(stage),
     }
     table = pa.table({**own, **{name: told[name] for name in FINDINGS.names}, "bytes": size})
-    saw = [np.flatnonzero(np.isin(stage, range(k, len(rules.stages)))) for k in range(len(rules.stages))]
+    saw = [np.flatnonzero(np.isin(stage, range(k, len(stages)))) for k in range(len(stages))]
     seen = [found.add_column(0, "row", pa.array(rows[s])) for found, s in zip(every[1:], saw, strict=True)]
     return table, seen, counted(decision, stage, names, size.to_numpy(), told["reason"])
 

@@ -40,7 +40,7 @@ from .shards import Reading
 
 
 class Choose(Settings):
-    """What a threshold is chosen for: exactly one of these. `study/choosing.py` says how."""
+    """What a threshold is chosen for: exactly one of these. `policies/choosing.py` says how."""
 
     recall: float | None = Field(default=None, gt=0, le=1)
     """At least this share of the held-out hazard documents is flagged."""
@@ -180,12 +180,18 @@ class Fitted:
     """What decisions call it: the component's name, numbered from the second of that name on."""
     escalate: bool
     scorer: Scorer
-    measures: str
-    """Identity of what `measure` gives: settings without thresholds, code, and the model's bytes."""
-    lock_free: bool
+    lock_free: bool = False
     """Whether threads measure side by side."""
-    decides: str
+    measures: str = ""
+    """Identity of what `measure` gives: settings without thresholds, code, and the model's bytes."""
+    decides: str = ""
     """Identity of what the stage decides: the same with thresholds."""
+
+
+def names_of(stages: Sequence[Use]) -> list[str]:
+    """What the decisions of stages call them."""
+    before = [sum(other.use == stage.use for other in stages[:index]) for index, stage in enumerate(stages)]
+    return [f"{stage.use}#{n + 1}" if n else stage.use for stage, n in zip(stages, before, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -201,18 +207,18 @@ class Rules:
 def rules(policy: Policy, components: Sequence[Any], scorers: Sequence[Scorer], folder: Path) -> Rules:
     """The rules of a policy whose components are resolved and fitted. Model paths start at `folder`."""
     stages: list[Fitted] = []
-    for stage, component, scorer in zip(policy.filters, components, scorers, strict=True):
-        before = sum(other.name.split("#")[0] == stage.use for other in stages)
-        name = f"{stage.use}#{before + 1}" if before else stage.use
+    read = dataclasses.asdict(policy.reading)
+    for name, stage, component, scorer in zip(
+        names_of(policy.filters), policy.filters, components, scorers, strict=True
+    ):
         settings = component.changed()
         if isinstance(settings.get("model"), str):
             settings["model"] = digest.of_path(folder / settings["model"])
-        apart = {name: settings.pop(name) for name in getattr(component, "thresholds", ())}
-        read = dataclasses.asdict(policy.reading)
+        apart = {setting: settings.pop(setting) for setting in getattr(component, "thresholds", ())}
         measures = digest.of_json({"use": stage.use, "settings": settings, "reading": read, **_code(stage.use)})
         decides = digest.of_json({"measures": measures, "thresholds": apart, "escalate": stage.escalate})
         free = bool(getattr(component, "lock_free", False))
-        stages.append(Fitted(name, stage.escalate, scorer, measures, free, decides))
+        stages.append(Fitted(name, stage.escalate, scorer, free, measures, decides))
     return Rules(policy.reading, tuple(stages), digest.of_json([stage.decides for stage in stages]))
 
 
@@ -220,6 +226,10 @@ def _code(use: str) -> dict[str, Any]:
     """What else than settings a finding depends on."""
     helpers = sorted((ROOT / "filters").glob("_*.py"))
     code = digest.of_code(
-        ROOT / "corpus" / "shards.py", ROOT / "corpus" / "deciding.py", *helpers, source("filters", use)
+        ROOT / "corpus" / "shards.py",
+        ROOT / "corpus" / "deciding.py",
+        ROOT / "engine" / "sequences.py",
+        *helpers,
+        source("filters", use),
     )
     return {"code": code, "version": __version__, "unicode": unicodedata.unidata_version}

@@ -72,6 +72,18 @@ class Entry(Use):
         return {"use": self.use, **budget, **self.settings}
 
 
+class Stage(Entry):
+    """A filter of an arm: an entry, and what becomes of what it flags."""
+
+    escalate: bool = False
+    """What it flags goes on to the next stage, and what it does not flag is kept. The last stage's flags remove."""
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a study file."""
+        plain = super().plain()
+        return {"use": plain.pop("use"), **({"escalate": True} if self.escalate else {}), **plain}
+
+
 class Files(Settings):
     """A corpus in files: paths of files or folders, from the study file's own folder."""
 
@@ -97,8 +109,9 @@ class Arm(Settings):
 
     start: str | None = Field(default=None, alias="from")
     """Another arm to start from; None is the base."""
-    filters: tuple[Entry, ...] = ()
-    """Stages, cheap to dear. Each removes what it flags and hands on the rest."""
+    filters: tuple[Stage, ...] = ()
+    """Stages, cheap to dear. Each removes what it flags and hands on the rest; with `escalate` it keeps the rest and
+    hands on what it flags."""
     masking: Literal["document", "sentence", "term"] = "document"
     """What becomes of a flagged document. `document`: it is dropped. `sentence`: it stays, and training leaves out of
     its loss every sentence in which the filter found something. `term`: only the words that the filter names are left
@@ -233,7 +246,7 @@ def resolved(study: Study, file: Path) -> Study:
     """The study with every default filled in, after every name in it was checked."""
     folder = file.parent
 
-    def fill(entry: Entry, shelf: str, where: str) -> Entry:
+    def fill(entry: Any, shelf: str, where: str) -> Any:
         component = entry.component(shelf, where).resolved(folder)
         if entry.budget is not None and shelf != "attacks":
             raise UserError(f"{where} ({shelf}.{entry.use}) has a budget; only attacks have one. Set its 'steps'.")

@@ -18,14 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..attest import digest
-from ..core import MASKED, Budget, Record, Spent, Subject, UserError, Wrap
+from ..core import MASKED, Budget, Corpus, Record, Scorer, Spent, Subject, UserError, Wrap
 from ..core.statistics import wilson
+from ..corpus.deciding import decisions
 from ..corpus.masking import Part, masks
+from ..corpus.policy import Fitted, names_of
 from ..corpus.world import World, from_files, read_any_items, role_of, split
 from ..corpus.writing import write_documents
 from ..engine.rig import Progress, Rig
 from .provenance import code, uses, versions
-from .schema import Entry, Study
+from .schema import Stage, Study
 from .store import Store
 
 if TYPE_CHECKING:
@@ -108,28 +110,27 @@ class Bench:
         return Done(outputs, Spent(), measured)
 
     def _filters(self, step: Step, folder: Path) -> Done:
-        """Stages in order: each takes out what it flags and hands on the rest. The former is dropped or masked."""
+        """What the stages remove is dropped or masked; what one of them cannot measure is as if it were removed."""
         world, masking = self._text(step), step.settings["masking"]
-        stages, left, columns = [], np.ones(world.documents.num_rows, dtype=bool), []
-        hazard = world.documents["hazard"].to_numpy(zero_copy_only=False)
-        for index, plain in enumerate(step.settings["filters"]):
-            rig = Rig(step.seed, f"filters/{plain['use']}")
-            scorer = Entry.settle(plain, "a filter").component("filters", f"stage {index}").fit(world.labelled, rig)
-            findings = scorer.measure(world.documents.filter(pa.array(left)))
-            keep = np.asarray(scorer.keep(findings))
-            removed = np.flatnonzero(left)[~keep]
-            left[removed] = False
-            stages.append({"use": plain["use"], "removed": len(removed), "hazard_removed": int(hazard[removed].sum())})
-            columns.append((plain["use"], removed, findings.filter(pa.array(~keep))))
-        if masking == "document":
-            kept, extent = world.documents.filter(pa.array(left)), {}
-        else:
-            kept, extent = _masked(world.documents, columns, masking)
+        stages = [Stage.settle(plain, "a filter") for plain in step.settings["filters"]]
+        fitted = [
+            Fitted(name, stage.escalate, self._scorer(stage, world.labelled, step), True)
+            for name, stage in zip(names_of(stages), stages, strict=True)
+        ]
+        decided = decisions(fitted, world.documents)
+        left = decided["decision"].to_numpy() == "kept"
+        flagged = decided.filter(pa.array(~left))
+        kept, extent = world.documents.filter(pa.array(left)), {}
+        if masking != "document":
+            kept, extent = _masked(world.documents, flagged, masking)
         write_documents(kept, folder / "kept.parquet")
-        write_documents(_decisions(world.documents, columns), folder / "decisions.parquet")
+        write_documents(flagged.drop_columns(["bytes"]), folder / "decisions.parquet")
         outputs = {name: digest.of_file(folder / name) for name in ("kept.parquet", "decisions.parquet")}
-        truth = _truth(world.documents, left)
-        return Done(outputs, Spent(), {"arm": step.settings["arm"], **truth, **extent, "stages": stages})
+        told = {"arm": step.settings["arm"], **_truth(world.documents, left), **extent}
+        return Done(outputs, Spent(), {**told, "stages": _by_stage(fitted, flagged, world.documents)})
+
+    def _scorer(self, stage: Stage, labelled: Corpus, step: Step) -> Scorer:
+        return stage.component("filters", stage.use).fit(labelled, Rig(step.seed, f"filters/{stage.use}"))
 
     def _training(self, step: Step, folder: Path) -> Done:
         if "text" in step.inputs:
@@ -276,33 +277,29 @@ def _named(step: Step) -> Iterator[None]:
         raise UserError(f"{step.label}: {error}") from None
 
 
-def _decisions(documents: pa.Table, removed: Sequence[tuple[str, np.ndarray, pa.Table]]) -> pa.Table:
-    """What was removed, by which stage, for what reason."""
-    parts = [
-        pa.table(
-            {"row": rows, "id": documents["id"].take(pa.array(rows)), "stage": pa.array([use] * len(rows), pa.string())}
-        )
-        .append_column("score", findings["score"])
-        .append_column("reason", findings["reason"])
-        .append_column("terms", findings["terms"])
-        .append_column("spans", findings["spans"])
-        for use, rows, findings in removed
+def _by_stage(fitted: Sequence[Fitted], flagged: pa.Table, documents: pa.Table) -> list[dict[str, Any]]:
+    """What each stage removed, and how much of it was hazard."""
+    stage = np.array(flagged["stage"].to_pylist(), dtype=object)
+    hazard = documents["hazard"].to_numpy(zero_copy_only=False)[flagged["row"].to_numpy()]
+    return [
+        {
+            "use": one.name,
+            "removed": int((stage == one.name).sum()),
+            "hazard_removed": int(hazard[stage == one.name].sum()),
+        }
+        for one in fitted
     ]
-    return pa.concat_tables(parts).sort_by("row")
 
 
-def _masked(
-    documents: pa.Table, flagged: Sequence[tuple[str, np.ndarray, pa.Table]], part: Part
-) -> tuple[pa.Table, dict[str, Any]]:
-    """All documents, with the column `masked` for those that a stage flagged; and how much of them that is."""
+def _masked(documents: pa.Table, flagged: pa.Table, part: Part) -> tuple[pa.Table, dict[str, Any]]:
+    """All documents, with the column `masked` for those that were flagged; and how much of them that is."""
     column: list[Any] = [None] * documents.num_rows
     whole = covered = 0
-    for _, rows, findings in flagged:
-        taken = documents.take(pa.array(rows))
-        found = masks(taken, findings, part).to_pylist()
-        for row, text, spans in zip(rows.tolist(), taken["text"].to_pylist(), found, strict=True):
-            column[row], size = spans, sum(span["stop"] - span["start"] for span in spans)
-            whole, covered = whole + (size == len(text)), covered + size
+    taken = documents.take(flagged["row"])
+    found = masks(taken, flagged, part).to_pylist()
+    for row, text, spans in zip(flagged["row"].to_pylist(), taken["text"].to_pylist(), found, strict=True):
+        column[row], size = spans, sum(span["stop"] - span["start"] for span in spans)
+        whole, covered = whole + (size == len(text)), covered + size
     extent = {
         "masking": part,
         "masked_documents": sum(spans is not None for spans in column),
