@@ -177,7 +177,7 @@ def filter_(  # noqa: PLR0913, PLR0917 - a parameter for each option
     from .policies import auditing, filtering
     from .report import audit_page
 
-    filtering.prepared(out, executor)
+    filtering.prepared(out, executor, data)
     if estimate is not None and (apply or upload or audit or show_text):
         raise UserError("--estimate decides nothing: leave out --apply, --upload, --audit and --show-text, or it.")
     policy, folder = filtering.read_policy(config, out, _changes(set_))

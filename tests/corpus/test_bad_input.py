@@ -200,6 +200,8 @@ def test_two_runs_in_one_folder_are_refused(run, tmp_path):
         (["nowhere", "--out", "o", "--config", "p.yaml"], "no file or folder 'nowhere'"),
         (["p.yaml", "--out", "o", "--config", "p.yaml"], "no corpus file"),
         (["a.jsonl", "--out", "o"], "there is no policy"),
+        (["a.jsonl", "--out", "/dev/null/x", "--config", "p.yaml"], "cannot be written"),
+        ([".", "--out", "o", "--config", "p.yaml"], "would be read as corpus"),
         (["a.jsonl", "--out", "o", "--config", "p.yaml", "--executor", "rays"], "Did you mean 'ray'?"),
         (["a.jsonl", "--out", "o", "--config", "p.yaml", "--set", "filters.0.distinkt=1"], "Did you mean 'distinct'?"),
         (["a.jsonl", "--out", "o", "--config", "p.yaml", "--set", "wokers=1"], "Did you mean 'workers'?"),

@@ -31,7 +31,7 @@ from . import receipts, shards
 from .policy import Fitted, Rules
 from .receipts import DECISIONS, Counts, Receipt
 from .shards import Damaged, Shard, Source
-from .writing import replacing
+from .writing import put, replacing
 
 pc: Any = pyarrow.compute
 READ = "read"
@@ -138,9 +138,8 @@ def _findings(name: str, measures: str, source: Source) -> str:
 
 def _joined(parts: Sequence[Path], firsts: np.ndarray, source: Source, path: Path) -> None:
     """The tables of shards end to end, rows counted from the start of the source."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if len(parts) == 1:
-        parts[0].replace(path)
+        put(parts[0], path)
         return
     with Writer(path, pq.read_schema(parts[0])) as writer:
         for part, first in zip(parts, firsts[:-1], strict=True):

@@ -58,6 +58,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def put(made: Path, path: Path) -> None:
+    """Put a file that is written already in its place."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(made, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}. Give a path that can be.") from None
+
+
 def is_half(path: Path) -> bool:
     """Whether a file was being written when its writer was killed, or is being written now."""
     return path.name.startswith(".") and path.name.endswith(HALF)

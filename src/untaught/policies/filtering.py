@@ -138,12 +138,15 @@ def _executor(name: str, made: Made, out: Path) -> running.Doing:
     return running.local(made.rules, workers, processes=name == "processes")
 
 
-def prepared(out: Path, executor: str) -> None:
-    """Refuse a folder that holds something else than an earlier run, and an executor that there is not."""
+def prepared(out: Path, executor: str, data: Sequence[str]) -> None:
+    """Refuse a folder with something else in it than an earlier run or within the corpus; and an unknown executor."""
     if executor not in running.EXECUTORS:
         raise UserError(f"there is no executor '{executor}'.{suggest(executor, running.EXECUTORS)}")
     if out.is_file() or (out.is_dir() and not {p.name for p in out.iterdir() if not _passing(p)} <= OURS):
         raise UserError(f"{out} is a file, or a folder with something else in it. Give another with --out.")
+    around = [given for given in data if Path(given).is_dir() and out.resolve().is_relative_to(Path(given).resolve())]
+    if around:
+        raise UserError(f"{out} lies within {around[0]}: what is written would be read as corpus. Give another --out.")
 
 
 def _passing(path: Path) -> bool:
