@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..core import UserError
+from ..core.interrupts import undisturbed
 from . import applying, deciding, receipts, shards
 from .policy import Rules
 from .receipts import Receipt
@@ -179,8 +180,10 @@ class Processes:
         try:
             while left:
                 try:
-                    pool = self._begun(work)
-                    for item, answer in _collected({pool.submit(_do, item): item for item in left}):
+                    with undisturbed():
+                        pool = self._begun(work)
+                        waiting = {pool.submit(_do, item): item for item in left}
+                    for item, answer in _collected(waiting):
                         del left[item]
                         kills = 0
                         yield item, answer

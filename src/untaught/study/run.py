@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
 from ..core import UserError
+from ..core.interrupts import undisturbed
 from .plan import Plan, Step
 from .schema import Study
 from .steps import Bench
@@ -105,7 +105,7 @@ def _in_processes(left: list[Group], study: Study, store: Store, watcher: Watche
     """Groups side by side, each as soon as what it needs is done."""
     context = get_context("spawn")
     unmade = {step.identity for group in left for step in group.steps if store.record(step.identity) is None}
-    with _undisturbed():
+    with undisturbed():
         if LEAKS not in sys.warnoptions:
             sys.warnoptions.append(LEAKS)
         reports = context.Queue()
@@ -118,7 +118,7 @@ def _in_processes(left: list[Group], study: Study, store: Store, watcher: Watche
                 for group in [g for g in left if not g.needs & unmade][: workers - len(running)]:
                     left.remove(group)
                     watcher.started(group.steps)
-                    with _undisturbed():
+                    with undisturbed():
                         running[pool.submit(_do, group)] = group
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -139,24 +139,6 @@ def _in_processes(left: list[Group], study: Study, store: Store, watcher: Watche
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C waits until the block is done, and processes begun in it never hear it: only this one should answer."""
-    heard: list[int] = []
-    before = None
-    if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-        if heard:
-            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
