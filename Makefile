@@ -33,7 +33,10 @@ claims: $(READY)  ## Run the slow scientific checks: the default study, three se
 demo: $(READY)  ## Run the default study with one seed into runs/demo (about 4 minutes on two cores)
 	$(BIN)/untaught run --set 'seeds=[0]' --out runs/demo
 
-bench: $(READY)  ## Time what the README promises; prints and keeps benchmarks/*.json
+bench: $(READY)  ## Time what the README promises, and with CORPUS=DIR filtering too; prints and keeps benchmarks/*.json
+	$(if $(CORPUS),$(BIN)/python -m pip install --quiet pyahocorasick hyperscan)
+	$(if $(CORPUS),$(BIN)/python benchmarks/scanner.py $(CORPUS))
+	$(if $(CORPUS),$(BIN)/python benchmarks/filtering.py $(CORPUS) --reference)
 	$(BIN)/python benchmarks/promises.py
 	$(BIN)/python benchmarks/promises.py --test
 

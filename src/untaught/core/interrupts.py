@@ -6,11 +6,13 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Ctrl-C waits until the block is done, and processes begun in it never hear it: only this one should answer."""
+    resource_tracker.ensure_running()  # started within the block, it would let Ctrl-C through to the processes after it
     heard: list[int] = []
     before = None
     if threading.current_thread() is threading.main_thread():
