@@ -276,7 +276,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/untaught-filtering"))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "untaught-filtering")
     parser.add_argument("--reference", action="store_true")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)

@@ -105,6 +105,12 @@ def test_decisions_about_other_bytes_are_refused(data, out):
         list(kept_documents(data, out))
 
 
+def test_a_source_that_was_damaged_since_is_refused_too(data, out):
+    (data / "a.parquet").write_bytes((data / "a.parquet").read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"a\.parquet is not what was decided about"):
+        list(kept_documents(data, out))
+
+
 def test_a_changed_input_is_decided_again_and_nothing_else(data, out, capsys):
     before = corpora.contents(out)
     corpora.write(data / "b.jsonl", corpora.rows(401, 500))

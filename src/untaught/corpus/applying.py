@@ -23,6 +23,7 @@ import zstandard
 
 from ..core import MASKED, Documents, UserError
 from . import receipts, shards
+from .deciding import about
 from .masking import Part, masks
 from .policy import Reading
 from .receipts import DECISIONS, Receipt
@@ -89,8 +90,8 @@ def kept_documents(
 
 def _decisions(folder: Path, receipt: Receipt, masking: Masking) -> pa.Table:
     """The columns of a source's decisions that choosing its documents needs."""
-    path = next((p for p in receipt.outputs if p.startswith("decisions/")), None)
     columns = ["decision", *([] if masking == "document" else ["score", "spans"])]
+    path = receipt.decisions
     return pa.table({"decision": []}) if path is None else pq.read_table(folder / path, columns=columns)
 
 
@@ -115,19 +116,16 @@ def vouched(source: Source, folder: Path, *, check: bool = True) -> Receipt:
         raise UserError(
             f"{folder} holds no decisions about {source.name}. Decide first: untaught filter DATA --out {folder}."
         )
-    if check and not receipt.damaged:
-        parts = [shards.digest(shard) for shard in shards.cut(source)]
-        if parts != [shard["sha256"] for shard in receipt.shards]:
-            raise UserError(f"{source.path} is not what was decided about: its bytes differ. Decide again.")
+    if check and not receipt.damaged and not about(receipt, source):
+        raise UserError(f"{source.path} is not what was decided about: its bytes differ. Decide again.")
     return receipt
 
 
 def _codes(folder: Path, receipt: Receipt) -> np.ndarray:
     """For each row of a source the index of its decision in `DECISIONS`."""
-    path = next((p for p in receipt.outputs if p.startswith("decisions/")), None)
-    if path is None:
+    if receipt.decisions is None:
         return np.zeros(0, np.int8)
-    column = pq.read_table(folder / path, columns=["decision"])["decision"].combine_chunks().dictionary_encode()
+    column = _decisions(folder, receipt, "document")["decision"].combine_chunks().dictionary_encode()
     known = np.array([DECISIONS.index(name) for name in column.dictionary.to_pylist()], np.int8)
     return known[column.indices.to_numpy()] if len(known) else np.zeros(0, np.int8)
 
@@ -145,7 +143,7 @@ def _parquet(source: Source, codes: np.ndarray, paths: Sequence[Path]) -> None:
                     compression="zstd",
                     use_dictionary=repeated,  # type: ignore[arg-type]
                     write_page_checksum=True,
-                )  # fmt: skip
+                )
             )
             for path in paths
         ]

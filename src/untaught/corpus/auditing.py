@@ -38,7 +38,7 @@ import pyarrow.parquet as pq
 from ..attest import digest
 from ..core import UserError
 from . import applying, receipts, shards
-from .receipts import Counts
+from .receipts import Counts, Receipt
 from .shards import Reading, Shard, Source
 from .writing import write_atomically
 
@@ -258,8 +258,8 @@ def _gain(sizes: Sequence[int], counts: Sequence[int], index: int) -> float:
 def _decisions(folder: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Batches of all decisions, each with its source."""
     for receipt in receipts.every(folder).values():
-        for path in (path for path in receipt.outputs if path.startswith("decisions/")):
-            with pq.ParquetFile(folder / path) as file:
+        if receipt.decisions:
+            with pq.ParquetFile(folder / receipt.decisions) as file:
                 for batch in file.iter_batches(ROWS, columns=list(columns)):
                     yield receipt.source, batch
 
@@ -279,8 +279,8 @@ def texts_of(
         raise UserError(f"{lost[0]} was decided and is not among the corpus files given. Give all of them.")
     found: dict[Key, str] = {}
     for name in sorted(rows):
-        applying.vouched(known[name], folder)
-        for first, shard in _parts(known[name], folder, rows[name]):
+        receipt = applying.vouched(known[name], folder)
+        for first, shard in _parts(known[name], receipt, rows[name]):
             row = first
             for batch in shards.read(shard, reading):
                 here = [one - row for one in sorted(rows[name]) if row <= one < row + batch.num_rows]
@@ -290,7 +290,7 @@ def texts_of(
     return found
 
 
-def _parts(source: Source, folder: Path, rows: set[int]) -> Iterator[tuple[int, Shard]]:
+def _parts(source: Source, receipt: Receipt, rows: set[int]) -> Iterator[tuple[int, Shard]]:
     """The parts of a source that hold some of these rows, as small as they come, each with its first row."""
     parts = shards.cut(source)
     if source.kind == ".parquet":
@@ -298,7 +298,6 @@ def _parts(source: Source, folder: Path, rows: set[int]) -> Iterator[tuple[int, 
             counts = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
         parts = [Shard(source, index, index, index + 1) for index in range(len(counts))]
     else:
-        receipt = receipts.every(folder)[source.name]
         counts = [shard["read"] for shard in receipt.shards]
     first = 0
     for part, count in zip(parts, counts, strict=True):

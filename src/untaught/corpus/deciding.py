@@ -61,11 +61,16 @@ def finished(rules: Rules, source: Source, folder: Path) -> bool:
     receipt = Receipt.load(receipts.path_of(folder, source.name))
     if receipt is None or receipt.policy != rules.digest:
         return False
+    return about(receipt, source) and receipt.holds(folder)
+
+
+def about(receipt: Receipt, source: Source) -> bool:
+    """Whether a receipt is about the bytes that a source has now."""
     try:
         parts = [shards.digest(shard) for shard in shards.cut(source)]
     except Damaged:
         parts = [None]
-    return [shard["sha256"] for shard in receipt.shards] == parts and receipt.holds(folder)
+    return [shard["sha256"] for shard in receipt.shards] == parts
 
 
 def decide(rules: Rules, shard: Shard, folder: Path) -> None:
@@ -154,12 +159,8 @@ def _moved(table: pa.Table, first: int, source: Source) -> pa.Table:
     table = table.set_column(0, "row", rows)
     if "id" not in table.column_names or not table["id"].null_count:
         return table
-    return table.set_column(1, "id", _named(table["id"], rows.to_numpy(), source))
-
-
-def _named(ids: pa.ChunkedArray, rows: np.ndarray, source: Source) -> pa.ChunkedArray:
-    """Ids, FILE:ROW where there is none."""
-    return pc.fill_null(ids, pa.chunked_array([[f"{source.name}:{row}" for row in rows]])) if ids.null_count else ids
+    names = pa.chunked_array([[f"{source.name}:{row}" for row in rows.to_pylist()]])
+    return table.set_column(1, "id", pc.fill_null(table["id"], names))
 
 
 class Writer:

@@ -66,7 +66,7 @@ def _sorted(table: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was done to a source (`index` None) or, while its other shards are at work, to one of them."""
+    """What was done to a source or, while its other shards are at work, to one of them."""
 
     source: str
     policy: str
@@ -92,14 +92,18 @@ class Receipt:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def holds(self, folder: Path, *, only: Iterable[str] | None = None) -> bool:
+    @property
+    def decisions(self) -> str | None:
+        """The path of a source's decisions; None when it is damaged."""
+        return next((path for path in self.outputs if path.startswith("decisions/")), None)
+
+    def holds(self, folder: Path) -> bool:
         """Whether the outputs are there, byte for byte."""
         return all(
             (folder / path).is_file()
             and (folder / path).stat().st_size == known["bytes"]
             and digest.of_file(folder / path) == known["sha256"]
             for path, known in self.outputs.items()
-            if only is None or path in only
         )
 
 

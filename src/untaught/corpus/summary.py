@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,7 +67,7 @@ def _line(receipt: Receipt) -> dict[str, Any]:
 
 def _duplicates(found: dict[str, Receipt], folder: Path) -> dict[str, Any]:
     """How many documents share an id with an earlier one, and some of those ids."""
-    paths = [folder / p for r in found.values() for p in r.outputs if p.startswith("decisions/")]
+    paths = [folder / r.decisions for r in found.values() if r.decisions]
     total = sum(r.counts.read for r in found.values())
     passes, doubled, shown = -(-total // AT_ONCE), 0, []
     for index in range(passes):
@@ -85,11 +86,6 @@ def _ids(path: Path, index: int, passes: int) -> Iterator[pa.Array]:
             ids = batch.column(0)
             if passes > 1:
                 tails = pc.binary_slice(ids.cast(pa.binary()), -8).to_pylist()
-                mine = np.fromiter((hash_of(tail) % passes == index for tail in tails), bool, len(tails))
+                mine = np.fromiter((zlib.crc32(tail) % passes == index for tail in tails), bool, len(tails))
                 ids = ids.filter(pa.array(mine))
             yield ids
-
-
-def hash_of(tail: bytes) -> int:
-    """A number told by the last bytes of an id."""
-    return int.from_bytes(tail, "little") * 0x9E3779B97F4A7C15 >> 32 & 0xFFFFFFFF
