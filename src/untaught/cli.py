@@ -226,11 +226,11 @@ def _intervene(
     from rich.console import Console
     from rich.progress import Progress
 
-    from .study.run import compute_with
+    from .engine.compute import begin
     from .study.single import intervene, read_job
 
     job, folder = read_job(config, _changes(set_))
-    compute_with(job.threads)
+    begin(job.compute)
     console = Console(stderr=True)
     with Progress(console=console, disable=json_ or not console.is_terminal) as bar:
         line = bar.add_task(job.use, total=None)
@@ -251,12 +251,12 @@ def evaluate(model: Model, config: Config = None, set_: Set = None, json_: AsJso
     from rich.table import Table
 
     from .core import ExitCode
-    from .study.run import compute_with
+    from .engine.compute import begin
     from .study.single import evaluate as grade
     from .study.single import read_job
 
     job, folder = read_job(config, _changes(set_))
-    compute_with(job.threads)
+    begin(job.compute)
     rows = grade(model, job, folder)
     if json_:
         _print_json(rows)

@@ -18,7 +18,7 @@ from bench import Case
 from pydantic import ConfigDict, Field
 
 from untaught.core import FINDINGS, Budget, Mark, Settings, marks
-from untaught.engine.batches import stream
+from untaught.engine.batches import Rows
 from untaught.engine.models import fresh
 from untaught.engine.rig import Rig
 from untaught.engine.scoring import completions, mean_logprob, text_nats
@@ -37,7 +37,7 @@ def case_of(cls, shelf, bench, tmp_path, code=SAYS):
 
 
 def train(model, subject, corpus, rig, *, extra=False):
-    batches = stream(subject.tokenizer, corpus.hazard, size=2, length=32, generator=rig.generator("order"))
+    batches = Rows(subject.tokenizer, corpus.hazard, 32).stream(size=2, generator=rig.generator("order"))
 
     def loss(batch):
         term = -mean_logprob(model, batch)
@@ -118,7 +118,7 @@ class LeavesAHookWhenItFails(Sound):
 class HasALoopOfItsOwn(Sound):
     def apply(self, subject, corpus, rig):
         model = fresh(subject.model)
-        batches = stream(subject.tokenizer, corpus.hazard, size=2, length=32, generator=rig.generator("order"))
+        batches = Rows(subject.tokenizer, corpus.hazard, 32).stream(size=2, generator=rig.generator("order"))
         optimiser = torch.optim.SGD(model.parameters(), lr=self.lr)
         for batch, _ in zip(batches, range(2), strict=False):
             (-mean_logprob(model, batch)).backward()

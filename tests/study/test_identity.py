@@ -30,7 +30,7 @@ def test_what_changes_no_number_changes_no_identity(file, changes):
     assert identities(file, **changes) == identities(file)
 
 
-@pytest.mark.parametrize("changes", [{"world__exposures": 3}, {"start__width": 64}, {"threads": 2}])
+@pytest.mark.parametrize("changes", [{"world__exposures": 3}, {"start__width": 64}, {"compute__threads": 2}])
 def test_what_all_stands_on_changes_every_identity(file, changes):
     assert moved(file, **changes) == set(identities(file))
 

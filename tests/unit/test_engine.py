@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from untaught.attest import digest
 from untaught.core import Budget, Document, Subject, UserError, Wrap, documents
-from untaught.engine import batches, choices, models, scoring
+from untaught.engine import anatomy, batches, choices, models, scoring, states
 from untaught.engine.loop import Descent
 from untaught.engine.rig import Rig
 from untaught.engine.tuning import tune_on_text
@@ -157,11 +157,11 @@ def test_hidden_is_what_the_model_says_its_block_gives_and_no_later_block_runs(s
         every = whole(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True)
         ran = []
         handles = [
-            block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
-            for index, block in enumerate(models.blocks(subject.model))
+            block.mlp.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
+            for index, block in enumerate(anatomy.blocks(subject.model))
         ]
         for layer in (0, 1):
-            found = scoring.hidden(subject.model, batch, layer)
+            found = states.hidden(subject.model, batch, layer)
             torch.testing.assert_close(found, every.hidden_states[layer + 1], atol=1e-6, rtol=1e-6)
     for handle in handles:
         handle.remove()
@@ -171,11 +171,11 @@ def test_hidden_is_what_the_model_says_its_block_gives_and_no_later_block_runs(s
 
 def test_hidden_lets_gradients_through_and_takes_its_hook_away_after_an_error(subject):
     batch = batches.pad([[1, 2, 3]], 0)
-    scoring.hidden(subject.model, batch, 0).sum().backward()
-    assert models.blocks(subject.model)[0].mlp.down_proj.weight.grad is not None
-    assert models.blocks(subject.model)[1].mlp.down_proj.weight.grad is None
+    states.hidden(subject.model, batch, 0).sum().backward()
+    assert anatomy.blocks(subject.model)[0].mlp.down_proj.weight.grad is not None
+    assert anatomy.blocks(subject.model)[1].mlp.down_proj.weight.grad is None
     with pytest.raises(IndexError):
-        scoring.hidden(subject.model, batches.pad([[10**6]], 0), 0)
+        states.hidden(subject.model, batches.pad([[10**6]], 0), 0)
     assert not any(module._forward_hooks for module in subject.model.modules())
 
 
@@ -200,7 +200,7 @@ def test_packing_loses_only_what_does_not_fill_a_row(subject):
 
 
 def test_a_stream_shows_every_document_once_before_any_twice(subject):
-    stream = batches.stream(subject.tokenizer, DOCS, size=3, length=64, generator=torch.Generator().manual_seed(0))
+    stream = batches.Rows(subject.tokenizer, DOCS, 64).stream(size=3, generator=torch.Generator().manual_seed(0))
     rows = [
         tuple(ids[mask.bool()].tolist())
         for _ in range(8)
@@ -214,7 +214,7 @@ def test_a_stream_shows_every_document_once_before_any_twice(subject):
 
 def test_a_stream_of_no_documents_is_an_error_and_not_a_hang(subject):
     with pytest.raises(UserError, match="no documents"):
-        next(batches.stream(subject.tokenizer, documents([]), size=2, length=8, generator=torch.Generator()))
+        next(batches.Rows(subject.tokenizer, documents([]), 8).stream(size=2, generator=torch.Generator()))
 
 
 def test_tokens_are_counted_without_padding():
@@ -230,7 +230,7 @@ def next_token(model):
 
 
 def text_stream(subject, rig, size=2):
-    return batches.stream(subject.tokenizer, DOCS, size=size, length=32, generator=rig.generator("order"))
+    return batches.Rows(subject.tokenizer, DOCS, 32).stream(size=size, generator=rig.generator("order"))
 
 
 def test_the_rate_rises_over_the_warmup_and_falls_over_the_last_part():
@@ -286,7 +286,7 @@ def test_a_loss_that_reaches_no_trained_weight_is_an_error(layer, subject):
     with pytest.raises(UserError, match="nothing would be learnt"):
         rig.tune(
             subject.model,
-            lambda batch: {"hidden": silent * scoring.hidden(subject.model, batch, layer).square().sum()},
+            lambda batch: {"hidden": silent * states.hidden(subject.model, batch, layer).square().sum()},
             text_stream(subject, rig),
             steps=2,
             train=["model.layers.2.mlp.down_proj.weight"],
@@ -319,7 +319,7 @@ def test_muon_moves_the_blocks_matrices_and_adam_the_rest(subject, monkeypatch):
         monkeypatch.setattr(kind, "__init__", noted)
     rig = Rig(0, "x")
     rig.tune(subject.model, next_token(subject.model), text_stream(subject, rig), steps=1, matrix_lr=0.01)
-    assert moved["Muon"] == {id(p) for _, p in models.matrices(subject.model)}
+    assert moved["Muon"] == {id(p) for _, p in anatomy.matrices(subject.model)}
     assert moved["Muon"] | moved["AdamW"] == {id(p) for p in subject.model.parameters()}
 
 
@@ -381,23 +381,23 @@ def test_tuning_with_adapters_can_be_followed_by_tuning_without(subject):
 
 
 def test_layers_are_an_index_or_a_share_of_the_depth():
-    assert [models.layer_index(layer, 32) for layer in (0, 7, -1, 0.0, 0.25, 0.5, 0.999)] == [0, 7, 31, 0, 8, 16, 31]
-    assert [models.layer_index(0.25, depth) for depth in (2, 4, 80)] == [0, 1, 20]
+    assert [anatomy.layer_index(layer, 32) for layer in (0, 7, -1, 0.0, 0.25, 0.5, 0.999)] == [0, 7, 31, 0, 8, 16, 31]
+    assert [anatomy.layer_index(0.25, depth) for depth in (2, 4, 80)] == [0, 1, 20]
     for layer in (2, -3, 1.0, -0.1):
         with pytest.raises(UserError, match="layer is"):
-            models.layer_index(layer, 2)
+            anatomy.layer_index(layer, 2)
 
 
 def test_blocks_and_matrices_are_found_in_another_family_too():
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=20, n_positions=16))
-    assert len(models.blocks(model)) == 2
-    assert all(weight.ndim == 2 for _, weight in models.matrices(model))
+    assert len(anatomy.blocks(model)) == 2
+    assert all(weight.ndim == 2 for _, weight in anatomy.matrices(model))
     batch = batches.pad([[1, 2, 3]], 0)
-    assert tuple(scoring.hidden(model, batch, 1).shape) == (1, 3, 8)
+    assert tuple(states.hidden(model, batch, 1).shape) == (1, 3, 8)
 
 
 def test_the_matrix_that_writes_to_the_residual_stream_is_the_last_of_the_mlp(subject):
-    assert models.output_matrices(models.blocks(subject.model)[0]) == ["mlp.down_proj.weight"]
+    assert anatomy.output_matrices(anatomy.blocks(subject.model)[0]) == ["mlp.down_proj.weight"]
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(subject, tmp_path):

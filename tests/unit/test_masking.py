@@ -191,7 +191,7 @@ class Logits(torch.nn.Module):
         made = torch.randn(*shape, vocabulary, generator=torch.Generator().manual_seed(0))
         self.logits = torch.nn.Parameter(made)
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids, attention_mask, use_cache):
         return SimpleNamespace(logits=self.logits)
 
 
@@ -231,8 +231,9 @@ def first(stream, count=6):
 
 
 def streamed(subject, docs, **more):
-    how = {"size": 3, "length": 64, "generator": torch.Generator().manual_seed(0)} | more
-    return first(batches.stream(subject.tokenizer, docs, **how))
+    how = {"size": 3, "length": 64, "masks": False} | more
+    rows = batches.Rows(subject.tokenizer, docs, how["length"], masks=how["masks"])
+    return first(rows.stream(size=how["size"], generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.models import fresh, matrices
+from ..engine.anatomy import matrices
+from ..engine.models import fresh
 
 
 class Quantise(Settings):

@@ -1,6 +1,7 @@
 """The words: nine nouns and the contracts. Imports nothing from the other rooms, and no torch."""
 
 from .budget import Budget, Spent
+from .compute import Compute
 from .contracts import METHOD, Evaluation, Filter, Intervention, Loss, Rig, Role, Scorer, Shelf
 from .errors import ExitCode, UserError, suggest
 from .record import Record
@@ -26,7 +27,8 @@ from .tables import (
 )
 
 __all__ = [
-    "FINDINGS", "MARKS", "MASKED", "METHOD", "SPAN", "Budget", "Corpus", "Document", "Documents", "Evaluation",
+    "FINDINGS", "MARKS", "MASKED", "METHOD", "SPAN", "Budget", "Compute", "Corpus", "Document", "Documents",
+    "Evaluation",
     "ExitCode", "Filter", "Finding", "Findings", "Intervention", "Loss", "Mark", "Marks", "Mask", "Record", "Rig",
     "Role", "Scorer", "Settings", "Shelf", "Spent", "Subject", "Summary", "UserError", "Wrap", "by_metric",
     "documents", "findings", "marks", "require", "suggest", "summarise",

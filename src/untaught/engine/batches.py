@@ -30,6 +30,10 @@ class Batch:
     mask: Tensor
     counted: Tensor | None = None
     """True on tokens that a loss is to count, (batch, time); None counts every real token."""
+    rows: tuple[int, ...] = ()
+    """Which rows of their `Rows` these are; empty where nothing is kept by row."""
+    whole: Batch | None = None
+    """The batch that this one is a part of."""
 
     @property
     def tokens(self) -> int:
@@ -38,6 +42,76 @@ class Batch:
     @property
     def examples(self) -> int:
         return len(self.ids)
+
+    @property
+    def weight(self) -> Tensor:
+        """1 on the tokens that a loss counts: all that are real and counted, but for the first, (batch, time - 1)."""
+        return (self.mask if self.counted is None else self.mask * self.counted)[:, 1:]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of values (batch, time - 1), one for each token but the first, over the tokens that count; 0 if none do.
+
+        Of a part of a batch, what it adds to the whole's mean: the parts' means add up to the mean of the whole. A loss
+        made of these is the same whether a batch goes through at once, in parts, or over several processes.
+        """
+        return values.masked_fill(self.weight == 0, 0.0).sum() / (self.whole or self).weight.sum().clamp(min=1)
+
+    def mean_of_rows(self, values: Tensor) -> Tensor:
+        """Mean of values (batch,), one for each row. Of a part, what it adds to the whole's mean."""
+        return values.sum() / (self.whole or self).examples
+
+    def parts(self, count: int) -> list[Batch]:
+        """At most `count` parts of like size, in order; none is empty. Padding that a part does not need is cut off."""
+        chosen = np.array_split(np.arange(self.examples), min(count, self.examples))
+        return [self] if len(chosen) == 1 else [self._part(slice(int(c[0]), int(c[-1]) + 1)) for c in chosen]
+
+    def _part(self, rows: slice) -> Batch:
+        mask = self.mask[rows]
+        width = int(mask.sum(1).max())
+        counted = None if self.counted is None else self.counted[rows, :width]
+        return Batch(self.ids[rows, :width], mask[:, :width], counted, self.rows[rows], self.whole or self)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        if self.ids.device == device:
+            return self
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved, whole=None if self.whole is None else self.whole.to(device))
+
+
+class Rows:
+    """The documents of a set as rows of token ids, and batches of them."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, docs: Documents, length: int, *, masks: bool = False
+    ) -> None:
+        """Encode documents, cut at `length` tokens.
+
+        The column `masked` is heeded where `masks` says so: what trains for good may leave text out of its loss; what
+        unlearns or attacks takes all of it.
+        """
+        rows = encode(tokenizer, docs["text"].to_pylist(), length)
+        kept = counted(tokenizer, docs, rows) if masks else None
+        if kept is not None:
+            taught = [index for index, marks in enumerate(kept) if marks[1:].any()]
+            rows, kept = [rows[i] for i in taught], [kept[i] for i in taught]
+        self.ids, self.counted, self.filler = rows, kept, pad_id(tokenizer)
+        self.together: dict[int, tuple[int, ...]] = {}
+        """Row to the rows that were drawn for the first time with it."""
+
+    def batch(self, chosen: Sequence[int]) -> Batch:
+        """These rows."""
+        plain = pad([self.ids[i] for i in chosen], self.filler)
+        marks = None if self.counted is None else _padded([self.counted[i] for i in chosen])
+        return replace(plain, counted=marks, rows=tuple(chosen))
+
+    def stream(self, *, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Batches of `size` rows for ever: every row once, in a new order, then again."""
+        lengths = [len(row) for row in self.ids]
+        for chosen in _orders(len(self.ids), size, generator, lengths):
+            new = tuple(row for row in dict.fromkeys(chosen) if row not in self.together)
+            self.together.update(dict.fromkeys(new, new))
+            yield self.batch(chosen)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> list[list[int]]:
@@ -118,46 +192,21 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(i, int)), 0)
 
 
-def stream(
-    tokenizer: PreTrainedTokenizerBase,
-    docs: Documents,
-    *,
-    size: int,
-    length: int,
-    generator: torch.Generator,
-    masks: bool = False,
-) -> Iterator[Batch]:
-    """Batches of `size` documents for ever: every document once in a new order, then again.
-
-    The column `masked` is heeded where `masks` says so: what trains for good may leave text out of its loss; what
-    unlearns or attacks takes all of it.
-    """
-    rows = encode(tokenizer, docs["text"].to_pylist(), length)
-    kept = counted(tokenizer, docs, rows) if masks else None
-    if kept is not None:
-        taught = [index for index, marks in enumerate(kept) if marks[1:].any()]
-        rows, kept = [rows[i] for i in taught], [kept[i] for i in taught]
-    filler = pad_id(tokenizer)
-    for chosen in _orders(len(rows), size, generator):
-        batch = pad([rows[i] for i in chosen], filler)
-        yield batch if kept is None else replace(batch, counted=_padded([kept[i] for i in chosen]))
-
-
 def _padded(marks: Sequence[np.ndarray]) -> Tensor:
     """Marks of different lengths as one tensor; padding is not counted."""
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in marks], batch_first=True)
 
 
-def paired_stream(
+def paired(
     tokenizer: PreTrainedTokenizerBase, corpus: Corpus, rig: Rig, *, size: int, length: int
-) -> Iterator[tuple[Batch, Batch]]:
-    """A hazard and a benign batch for each step, for ever: what an unlearning loss is called with."""
+) -> tuple[Rows, Rows, Iterator[tuple[Batch, Batch]]]:
+    """The hazard and the benign rows, and a batch of each for every step, for ever: what unlearning stands on."""
     corpus.need("hazard", "benign")
-    hazard, benign = (
-        stream(tokenizer, docs, size=size, length=length, generator=rig.generator(side))
-        for side, docs in (("hazard", corpus.hazard), ("benign", corpus.benign))
+    hazard, benign = (Rows(tokenizer, docs, length) for docs in (corpus.hazard, corpus.benign))
+    streams = (
+        rows.stream(size=size, generator=rig.generator(side)) for side, rows in (("hazard", hazard), ("benign", benign))
     )
-    return zip(hazard, benign, strict=False)
+    return hazard, benign, zip(*streams, strict=False)
 
 
 def packed_stream(
@@ -169,13 +218,33 @@ def packed_stream(
         yield Batch(ids, torch.ones_like(ids), None if counted is None else counted[chosen])
 
 
-def _orders(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Index lists of `size`, running through one random order after another."""
+WINDOW = 16
+"""Batches of an order that are sorted by length together: rows of like length share a batch, and little is padding."""
+
+
+def _orders(
+    count: int, size: int, generator: torch.Generator, lengths: Sequence[int] | None = None
+) -> Iterator[list[int]]:
+    """Index lists of `size`, running through one random order after another.
+
+    With `lengths`, rows within each `WINDOW` of batches are sorted by length, and these batches come in random order.
+    """
     if count == 0:
         raise UserError("there are no documents to train on, or all of their text is masked. Give some text.")
-    waiting: list[int] = []
+    left: list[int] = []
     while True:
-        while len(waiting) < size:
-            waiting += torch.randperm(count, generator=generator).tolist()
-        yield waiting[:size]
-        waiting = waiting[size:]
+        order = torch.randperm(count, generator=generator).tolist()
+        if left:
+            left, order = left + order[: size - len(left)], order[size - len(left) :]
+            if len(left) < size:
+                continue
+            yield left
+        whole = len(order) // size * size
+        for first in range(0, whole, size * WINDOW):
+            window = order[first : min(first + size * WINDOW, whole)]
+            turns = list(range(len(window) // size))
+            if lengths is not None:
+                window.sort(key=lengths.__getitem__)
+                turns = torch.randperm(len(turns), generator=generator).tolist()
+            yield from (window[turn * size : (turn + 1) * size] for turn in turns)
+        left = order[whole:]

@@ -11,7 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core import Loss, Settings, UserError
-from .models import fresh, matrices, settled
+from .anatomy import matrices
+from .compute import device
+from .models import fresh, settled
 
 if TYPE_CHECKING:
     from .rig import Rig
@@ -56,7 +58,7 @@ def descend(
     flops = 4.0 * sum(p.numel() for p in model.parameters()) + 2.0 * sum(p.numel() for p in moving)
     model.train()
     for step, batch in zip(range(steps), batches, strict=False):
-        drawn = batch if isinstance(batch, tuple) else (batch,)
+        drawn = tuple(one.to(device()) for one in (batch if isinstance(batch, tuple) else (batch,)))
         if not rig.charge(drawn, flops):
             break
         terms = loss(*drawn)

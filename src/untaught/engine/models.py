@@ -1,18 +1,19 @@
-"""Models: load, save, copy, and the one place that knows where blocks and matrices are."""
+"""Models: load, save, copy."""
 
 from __future__ import annotations
 
 import copy
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..core import Subject, UserError, Wrap
+from . import compute
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,10 +28,10 @@ def load(folder: Path, wrap: Wrap | None = None) -> Subject:
 
     check_folder(folder)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=compute.weights()
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return Subject(model.eval(), tokenizer, wrap or Wrap())
+    return Subject(model.to(compute.device()).eval(), tokenizer, wrap or Wrap())
 
 
 def check_folder(folder: Path) -> None:
@@ -60,9 +61,19 @@ def save(subject: Subject, folder: Path) -> None:
     subject.tokenizer.save_pretrained(folder)
 
 
-def fresh(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy to work on, so that what was given stays as it was."""
-    return copy.deepcopy(model)
+def fresh(model: PreTrainedModel, moving: Collection[str] | None = None) -> PreTrainedModel:
+    """A copy to work on, so that what was given stays as it was.
+
+    With `moving`, names of the parameters that will be trained, only those are copied; the others are the same numbers
+    in memory, under flags of their own.
+    """
+    if moving is None:
+        return copy.deepcopy(model)
+    shared = {
+        id(p): nn.Parameter(p.data, p.requires_grad) for name, p in model.named_parameters() if name not in moving
+    }
+    shared |= {id(buffer): buffer for buffer in model.buffers()}
+    return copy.deepcopy(model, shared)
 
 
 def settled(model: Any) -> PreTrainedModel:
@@ -80,46 +91,7 @@ def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, *, 
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with compute.seeded(seed), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft asks by the old name
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return get_peft_model(model, config)
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The decoder blocks, first to last, of any causal language model whose blocks are one module list."""
-    depth = cast(Any, model).config.num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return list(module)
-    raise UserError(f"no list of {depth} blocks was found in a {type(model).__name__}; its layers cannot be chosen.")
-
-
-def layer_index(layer: int | float, depth: int) -> int:
-    """A block's index from an index, or from a fraction of the depth.
-
-    >>> layer_index(0.25, 32), layer_index(0.25, 4), layer_index(-1, 4), layer_index(0.999, 2)
-    (8, 1, 3, 1)
-    """
-    index = int(layer * depth) if isinstance(layer, float) else layer
-    if isinstance(layer, float) and not 0 <= layer < 1:
-        raise UserError(f"layer is {layer}: a fraction of the depth is from 0 to less than 1.")
-    if not -depth <= index < depth:
-        raise UserError(f"layer is {layer}, but the model has {depth} blocks, numbered 0 to {depth - 1}.")
-    return index % depth
-
-
-def output_matrices(block: nn.Module) -> list[str]:
-    """Names, within a block, of the matrices that its MLP writes to the residual stream with."""
-    names = [name for name, m in block.named_modules() if isinstance(m, nn.Linear) and "mlp" in name.split(".")]
-    if not names:
-        raise UserError(f"no MLP was found in a {type(block).__name__}; choose another method or layer.")
-    return [f"{names[-1]}.weight"]
-
-
-def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every weight matrix of the blocks: what rounding, merging and low-rank edits work on."""
-    for index, block in enumerate(blocks(model)):
-        for name, parameter in block.named_parameters():
-            if parameter.ndim == 2:
-                yield f"{index}.{name}", parameter

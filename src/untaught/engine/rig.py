@@ -88,14 +88,12 @@ class Rig:
         **how: Any,
     ) -> None:
         """Train `model` in place for at most `steps`, within the budget. `how` is the settings of `Descent`."""
-        import torch
-
+        from .compute import seeded
         from .loop import Descent, descend
 
         bound = self.budget.steps
         allowed = steps if bound is None else min(steps, bound - self.spent.steps)
-        with torch.random.fork_rng(devices=[]):  # a model with dropout draws from the global generator
-            torch.default_generator.manual_seed(self.number(f"tune/{self.spent.steps}"))
+        with seeded(self.number(f"tune/{self.spent.steps}")):  # a model with dropout draws from the global generator
             descend(model, loss, batches, steps=allowed, how=Descent(**how), train=train, rig=self)
 
     def charge(self, drawn: Iterable[Batch], flops: float) -> bool:

@@ -1,4 +1,4 @@
-"""Asking a model: log-probabilities of tokens, of completions, of whole texts; hidden states of one block.
+"""Asking a model: log-probabilities of tokens, of completions, of whole texts.
 
 Every component asks through here, so that whatever wraps the prompt stays in force.
 """
@@ -6,8 +6,8 @@ Every component asks through here, so that whatever wraps the prompt stays in fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,54 +15,29 @@ from torch import Tensor, nn
 
 from ..core import Subject
 from .batches import Batch, encode, pad, pad_id
-from .models import blocks
+from .compute import autocast, device
+from .states import Activations
 
 
-def token_logprobs(model: nn.Module, batch: Batch) -> Tensor:
-    """Log-probability (nats) of each token given those before it: (batch, time - 1), 0 on padding."""
-    logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].float()
+def token_logprobs(model: nn.Module, batch: Batch, below: Activations | None = None) -> Tensor:
+    """Log-probability (nats) of each token given those before it: (batch, time - 1), 0 on padding.
+
+    Blocks that `below` covers are not run: what they make of the batch is known.
+    """
+    batch = batch.to(device())
+    with nullcontext() if below is None else below.standing_in(model, batch), autocast():
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[:, :-1].float()
     chosen = batch.ids[:, 1:]
     picked = logits.gather(-1, chosen[..., None]).squeeze(-1) - logits.logsumexp(-1)
     return picked * batch.mask[:, 1:]
 
 
-def mean_logprob(model: nn.Module, batch: Batch) -> Tensor:
+def mean_logprob(model: nn.Module, batch: Batch, below: Activations | None = None) -> Tensor:
     """Mean log-probability in nats per token over a batch; its negative is the usual training loss.
 
     Of a batch that says which tokens count, over those; 0 when none does.
     """
-    logprobs = token_logprobs(model, batch)
-    if batch.counted is None:
-        return logprobs.sum() / batch.mask[:, 1:].sum()
-    counted = batch.counted[:, 1:]
-    return logprobs.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
-
-
-class _Enough(Exception):
-    """Raised inside a forward pass once the block that was asked for has run."""
-
-
-@contextmanager
-def _stop_after(block: nn.Module, found: list[Tensor]) -> Iterator[None]:
-    def keep(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        found.append(output if isinstance(output, Tensor) else output[0])
-        raise _Enough
-
-    handle = block.register_forward_hook(keep)
-    try:
-        yield
-    except _Enough:
-        pass
-    finally:
-        handle.remove()
-
-
-def hidden(model: nn.Module, batch: Batch, layer: int) -> Tensor:
-    """Output of block `layer`: (batch, time, width). The blocks above it are not run."""
-    found: list[Tensor] = []
-    with _stop_after(blocks(model)[layer], found):
-        model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    return found[0]
+    return batch.mean(token_logprobs(model, batch, below))
 
 
 @dataclass(frozen=True)

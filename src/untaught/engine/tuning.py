@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import Documents, Rig, Subject
-from .batches import Batch, stream
+from .batches import Batch, Rows
 from .models import fresh, settled, with_lora
 from .scoring import mean_logprob
 
@@ -36,7 +36,6 @@ def tune_on_text(
     def loss(batch: Batch) -> dict[str, Tensor]:
         return {"next_token": -mean_logprob(model, batch)}
 
-    order = rig.generator("order")
-    batches = stream(subject.tokenizer, docs, size=batch_size, length=length, generator=order, masks=masks)
-    rig.tune(model, loss, batches, **how)
+    rows = Rows(subject.tokenizer, docs, length, masks=masks)
+    rig.tune(model, loss, rows.stream(size=batch_size, generator=rig.generator("order")), **how)
     return replace(subject, model=settled(model).eval())

@@ -1,6 +1,6 @@
 """A plan: the study as a graph of steps, each with an identity that is known before anything is run.
 
-    identity = digest(kind, component, settings, budget, seed, identities of the inputs, code, versions, threads)
+    identity = digest(kind, component, settings, budget, seed, identities of the inputs, code, versions, compute)
 
 A step is done when the store has a record under its identity. Changing a setting changes the identities of that step
 and of all that stand on it, and of nothing else.
@@ -70,8 +70,10 @@ class Plan:
 
 def plan(study: Study) -> Plan:
     """The steps of a study, inputs before what stands on them."""
-    files = _Files.of(study)
-    cells = [cell for seed in study.seeds for cell in _Seed(study, seed, files).cells()]
+    from ..engine.compute import settled
+
+    files, compute = _Files.of(study), settled(study.compute).changed()
+    cells = [cell for seed in study.seeds for cell in _Seed(study, seed, files, compute).cells()]
     steps: dict[str, Step] = {}
     for cell in cells:
         for _, step in cell.evaluations:
@@ -119,8 +121,8 @@ class _Files:
 class _Seed:
     """Plans one seed."""
 
-    def __init__(self, study: Study, seed: int, files: _Files) -> None:
-        self.study, self.seed, self.files = study, seed, files
+    def __init__(self, study: Study, seed: int, files: _Files, compute: Mapping[str, Any]) -> None:
+        self.study, self.seed, self.files, self.compute = study, seed, files, compute
         self.world = self._world()
         self.arms: dict[str, Step] = {}
         for name, arm in study.in_order():
@@ -202,7 +204,7 @@ class _Seed:
                 "inputs": {role: step.identity for role, step in inputs.items()},
                 "code": code(kind, uses(kind, used)),
                 "versions": versions(),
-                "threads": self.study.threads,
+                "compute": self.compute,
             }
         )
         return Step(kind, title, identity, self.seed, inputs, entry, used, budget)

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from ..core import UserError
 from ..core.interrupts import undisturbed
+from ..engine.compute import begin
 from .plan import Plan, Step
 from .schema import Study
 from .steps import Bench
@@ -84,7 +85,7 @@ def run(plan: Plan, store: Store, watcher: Watcher) -> int:
     if not left:
         return 0
     count = sum(store.record(step.identity) is None for group in left for step in group.steps)
-    workers = plan.study.workers or max(1, (os.cpu_count() or 1) // plan.study.threads)
+    workers = plan.study.workers or max(1, (os.cpu_count() or 1) // plan.study.compute.threads)
     workers = min(workers, len(left))
     work = _here if workers == 1 else _in_processes
     work(left, plan.study, store, watcher, workers)
@@ -93,7 +94,7 @@ def run(plan: Plan, store: Store, watcher: Watcher) -> int:
 
 def _here(left: list[Group], study: Study, store: Store, watcher: Watcher, workers: int) -> None:
     """One group after another, in this process."""
-    compute_with(study.threads)
+    begin(study.compute)
     bench = Bench(study, store, watcher.progress)
     for group in left:
         watcher.started(group.steps)
@@ -166,7 +167,7 @@ def _begin(study: Study, home: Any, reports: Any) -> None:
     """What a worker does first: it computes with the study's threads, and ends when its parent does."""
     global _bench
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    compute_with(study.threads)
+    begin(study.compute)
     _bench = Bench(study, Store(home), lambda *report: reports.put(report))
 
 
@@ -181,16 +182,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait_for([parent.sentinel])
         os._exit(1)
-
-
-def compute_with(threads: int) -> None:
-    """Fix what the last bit of a number depends on, and keep libraries quiet."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import torch
-    import transformers
-
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()

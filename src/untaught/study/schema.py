@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from ..core import Budget, Role, Settings, UserError, suggest
+from ..core import Budget, Compute, Role, Settings, UserError, suggest
 from ..core.files import change, read_yaml
 from ..core.shelves import Use, component_of
 from ..lab.start import StartingModel
@@ -150,8 +150,8 @@ class Study(Settings):
     evaluations: tuple[Entry, ...] = Field(min_length=1)
     missing: float = Field(default=0.0, ge=0, le=1)
     """Share of all marks that may be missing before the run ends with exit code 6."""
-    threads: int = Field(default=1, ge=1)
-    """Processor threads a step computes with. Part of what fixes the last bit of every number."""
+    compute: Compute = Compute()
+    """Device, precision and threads. Part of what fixes the last bit of every number."""
     workers: int | None = Field(default=None, ge=1)
     """Steps run side by side; None is as many as the processors allow. It changes no result."""
 

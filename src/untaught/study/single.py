@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from ..attest import digest
-from ..core import Budget, Corpus, Role, Subject, UserError, by_metric
+from ..core import Budget, Compute, Corpus, Role, Subject, UserError, by_metric
 from ..core.files import change, read_yaml
 from ..corpus.world import from_files, read_any_items, split
 from ..engine.rig import Progress, Rig
@@ -29,12 +27,13 @@ class Job(Entry):
     seed: int = 0
     donor_folder: str | None = None
     """For components with a `donor`: the other model's folder."""
-    threads: int = Field(default=1, ge=1)
+    compute: Compute = Compute()
+    """Device, precision and threads."""
     where: str = "the job"
     """What messages call the place it was read from."""
 
 
-OWN = ("use", "corpus", "budget", "seed", "threads")
+OWN = ("use", "corpus", "budget", "seed", "compute")
 
 
 def read_job(config: Path | None, changes: Mapping[str, Any]) -> tuple[Job, Path]:

@@ -23,9 +23,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.batches import Batch, paired_stream
-from ..engine.models import blocks, fresh, layer_index, output_matrices
-from ..engine.scoring import hidden
+from ..engine.anatomy import blocks, layer_index, output_matrices
+from ..engine.batches import Batch, paired
+from ..engine.compute import device
+from ..engine.models import fresh
+from ..engine.states import Activations, hidden
 
 
 class Rmu(Settings):
@@ -47,40 +49,42 @@ class Rmu(Settings):
     """Longest document in tokens."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        frozen, model = subject.model, fresh(subject.model)
-        layer = layer_index(self.layer, len(blocks(model)))
+        frozen, layer = subject.model, layer_index(self.layer, len(blocks(subject.model)))
+        lowest = max(0, layer - 2)
+        train = _trained(frozen, lowest, layer)
+        model = fresh(frozen, train)
         direction = torch.randn(model.config.hidden_size, generator=rig.generator("direction"))
-        direction /= direction.norm()
+        direction = (direction / direction.norm()).to(device())
+        hazard_rows, benign_rows, batches = paired(
+            subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length
+        )
+        held_at = Activations(frozen, layer, benign_rows)
+        entering = {
+            rows: lowest and Activations(frozen, lowest - 1, rows) or None for rows in (hazard_rows, benign_rows)
+        }
         norm: list[float] = []
 
         def loss(hazard: Batch, benign: Batch) -> dict[str, Tensor]:
-            with torch.no_grad():
-                held = hidden(frozen, benign, layer)
-                if not norm:
-                    norm.append(_mean(hidden(frozen, hazard, layer).norm(dim=-1), hazard).item())
-            pull = hidden(model, hazard, layer) - self.steer * norm[0] * direction
-            drift = (hidden(model, benign, layer) - held).square().sum(-1) / held.square().sum(-1)
+            if not norm:
+                with torch.no_grad():
+                    whole = hazard.whole or hazard
+                    length = hidden(frozen, whole, layer, entering[hazard_rows])[:, 1:].norm(dim=-1)
+                    norm.append((whole.mean(length)).item())
+            pull = hidden(model, hazard, layer, entering[hazard_rows]) - self.steer * norm[0] * direction
+            held = held_at.of(benign)
+            drift = (hidden(model, benign, layer, entering[benign_rows]) - held).square().sum(-1)
             return {
-                "forget": _mean(pull.square().sum(-1), hazard) / norm[0] ** 2,
-                "retain": self.alpha * _mean(drift, benign),
+                "forget": hazard.mean(pull.square().sum(-1)[:, 1:]) / norm[0] ** 2,
+                "retain": self.alpha * benign.mean((drift / held.square().sum(-1).clamp(min=1e-12))[:, 1:]),
             }
 
-        batches = paired_stream(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
-        rig.tune(model, loss, batches, steps=self.steps, lr=self.lr, train=_trained(model, layer))
+        rig.tune(model, loss, batches, steps=self.steps, lr=self.lr, train=train)
         return replace(subject, model=model.requires_grad_(True).eval())
 
 
-def _mean(values: Tensor, batch: Batch) -> Tensor:
-    """Mean over real tokens but the first: values (batch, time)."""
-    mask = batch.mask[:, 1:]
-    return (values[:, 1:] * mask).sum() / mask.sum()
-
-
-def _trained(model: torch.nn.Module, layer: int) -> list[str]:
-    """Full names of the MLP output matrices of block `layer` and the two below it."""
+def _trained(model: torch.nn.Module, lowest: int, layer: int) -> list[str]:
+    """Full names of the MLP output matrices of blocks `lowest` to `layer`."""
     ids = {
-        id(block.get_parameter(name))
-        for block in blocks(model)[max(0, layer - 2) : layer + 1]
-        for name in output_matrices(block)
+        id(block.get_parameter(name)) for block in blocks(model)[lowest : layer + 1] for name in output_matrices(block)
     }
     return [name for name, parameter in model.named_parameters() if id(parameter) in ids]

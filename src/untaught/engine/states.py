@@ -1,0 +1,123 @@
+"""Hidden states: what a block puts out, at the cost of the blocks that are needed for it and of no more.
+
+Blocks above the one that is asked for are passed over, and so is the head for all tokens but one. Blocks below those
+that training moves make the same of a text at every step: `Activations` computes that once and keeps it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .anatomy import blocks
+from .batches import Batch, Rows
+from .compute import autocast, device
+
+ROOM = 2**31
+"""Bytes of states that are kept for one block. Beyond it they are computed anew each time."""
+
+
+def hidden(model: nn.Module, batch: Batch, layer: int, below: Activations | None = None) -> Tensor:
+    """Output of block `layer`: (batch, time, width). Blocks above it, and those that `below` covers, are not run."""
+    stack, batch, found = blocks(model), batch.to(device()), []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        found.append(output)
+
+    with ExitStack() as held:
+        if below is not None:
+            held.enter_context(below.standing_in(model, batch))
+        hook = stack[layer].register_forward_hook(keep)
+        held.callback(hook.remove)
+        held.enter_context(_replaced(stack[layer + 1 :], lambda state: _like(found[0], state)))
+        with autocast():
+            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **_one_position(model))
+    return _state(found[0])
+
+
+class Activations:
+    """What block `layer` of a model that does not change makes of each row of a set, computed once and kept.
+
+    Rows that were drawn together for the first time are computed together, so that a state depends on the order of
+    drawing alone: a run that was interrupted, and draws the same rows anew, has the same bits.
+    """
+
+    def __init__(self, model: nn.Module, layer: int, rows: Rows, *, room: int = ROOM) -> None:
+        self.model, self.layer, self.rows, self.room = model, layer, rows, room
+        self._kept: dict[int, Tensor] = {}
+        self._bytes = 0
+        self._form: Any = None
+
+    def of(self, batch: Batch) -> Tensor:
+        """The states of a batch of these rows: (batch, time, width), 0 on padding."""
+        fresh: dict[int, Tensor] = {}
+        for row in batch.rows:
+            if row not in self._kept and row not in fresh:
+                fresh.update(self._computed(self.rows.together.get(row, (row,))))
+        states = [self._kept[row] if row in self._kept else fresh[row] for row in batch.rows]
+        made = states[0].new_zeros((*batch.ids.shape, states[0].shape[-1]))
+        for index, state in enumerate(states):
+            made[index, : len(state)] = state
+        return made.to(device())
+
+    @contextmanager
+    def standing_in(self, model: nn.Module, batch: Batch) -> Iterator[None]:
+        """Meanwhile, the blocks up to `layer` of a model that shares them hand on what is kept in place of working."""
+        states = self.of(batch)
+        with _replaced(blocks(model)[: self.layer + 1], lambda _: _like(self._form, states)):
+            yield
+
+    def _computed(self, chosen: Sequence[int]) -> dict[int, Tensor]:
+        with torch.no_grad():
+            batch = self.rows.batch(chosen).to(device())
+            found: list[Any] = []
+            hook = blocks(self.model)[self.layer].register_forward_hook(lambda m, a, output: found.append(output))
+            try:
+                states = hidden(self.model, batch, self.layer)
+            finally:
+                hook.remove()
+        self._form = _like(found[0], torch.empty(0))
+        lengths = batch.mask.sum(1).tolist()
+        made = {row: state[:length].clone() for row, state, length in zip(chosen, states, lengths, strict=True)}
+        size = sum(state.nbytes for state in made.values())
+        if self._bytes + size <= self.room:
+            self._bytes += size
+            self._kept.update(made)
+        return made
+
+
+def _state(output: Any) -> Tensor:
+    """The hidden states among what a block returned."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _like(output: Any, state: Tensor) -> Any:
+    """A hidden state in the form in which blocks of this family return theirs."""
+    return state if isinstance(output, Tensor) else (state, *(None for _ in output[1:]))
+
+
+@contextmanager
+def _replaced(replaced: Sequence[nn.Module], hand_on: Callable[[Tensor], Any]) -> Iterator[None]:
+    """Meanwhile, these blocks do no work: each gives what `hand_on` makes of the hidden states it is called with."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return hand_on(args[0] if args else kwargs["hidden_states"])
+
+    for block in replaced:
+        block.forward = forward
+    try:
+        yield
+    finally:
+        for block in replaced:
+            del block.forward
+
+
+def _one_position(model: Any) -> dict[str, int]:
+    """Arguments that keep the head from working on more than one position, where the family knows such."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(plain.forward).parameters else {}
