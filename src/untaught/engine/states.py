@@ -1,12 +1,11 @@
 """Hidden states: what a block puts out, at the cost of the blocks that are needed for it and of no more.
 
-Blocks above the one that is asked for are passed over, and so is the head for all tokens but one. Blocks below those
+Blocks above the one that is asked for are passed over, and so is the head. Blocks below those
 that training moves make the same of a text at every step: `Activations` computes that once and keeps it.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -35,8 +34,9 @@ def hidden(model: nn.Module, batch: Batch, layer: int, below: Activations | None
         hook = stack[layer].register_forward_hook(keep)
         held.callback(hook.remove)
         held.enter_context(_replaced(stack[layer + 1 :], lambda state: _like(found[0], state)))
+        held.enter_context(_replaced(_head(model), lambda state: state))
         with autocast():
-            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **_one_position(model))
+            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     return _state(found[0])
 
 
@@ -117,7 +117,7 @@ def _replaced(replaced: Sequence[nn.Module], hand_on: Callable[[Tensor], Any]) -
             del block.forward
 
 
-def _one_position(model: Any) -> dict[str, int]:
-    """Arguments that keep the head from working on more than one position, where the family knows such."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(plain.forward).parameters else {}
+def _head(model: Any) -> list[nn.Module]:
+    """What turns hidden states into logits."""
+    head = model.get_output_embeddings()
+    return [] if head is None else [head]
