@@ -24,6 +24,9 @@ class Relearn(Settings):
     """AdamW's constant rate."""
     rank: int | None = Field(default=None, ge=1)
     """Rank of LoRA adapters; None trains all weights."""
+    lowest: int | float | None = None
+    """The lowest block that is trained, an index or a fraction of the depth: cheaper, the higher it is. Neither
+    embedding nor head is trained then. None trains everything."""
     batch_size: int = Field(default=8, ge=1)
     """Documents a step."""
     length: int = Field(default=256, ge=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -14,12 +13,11 @@ from torch import nn
 
 from ..core import Subject, UserError, Wrap
 from . import compute
+from .anatomy import linear_layers
+from .folders import AGAIN, check_folder, check_memory, free_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-UNSAFE = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-"""Files that run code when they are loaded."""
 
 
 def load(folder: Path, wrap: Wrap | None = None) -> Subject:
@@ -27,32 +25,27 @@ def load(folder: Path, wrap: Wrap | None = None) -> Subject:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_folder(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=compute.weights()
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    _check_memory(folder)
+    safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    read: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        model, found = read(folder, use_safetensors=True, dtype=compute.weights(), output_loading_info=True, **safely)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} cannot be loaded: {type(error).__name__}: {said}. {AGAIN}") from None
+    if lacking := sorted(found["missing_keys"]):  # they would be drawn at random
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise UserError(f"{folder} has no weights for {lacking[0]}{more}. {AGAIN}")
     return Subject(model.to(compute.device()).eval(), tokenizer, wrap or Wrap())
 
 
-def check_folder(folder: Path) -> None:
-    """A `UserError` unless the folder is a model folder that can be loaded without running code from it."""
-    if not folder.is_dir():
-        raise UserError(f"there is no model folder {folder}. Give a folder that `save_pretrained` wrote.")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json, so it is not a model folder. Give one that has.")
-    if not any(folder.glob("*.safetensors")):
-        unsafe = sorted(p.name for pattern in UNSAFE for p in folder.glob(pattern))
-        why = f"only {', '.join(unsafe)}, which would run code when loaded" if unsafe else "no weights"
-        raise UserError(
-            f"{folder} has {why}. Weights must be safetensors: convert them where you trust them"
-            " (load, then save_pretrained(..., safe_serialization=True))."
-        )
-    try:
-        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise UserError(f"{folder}/config.json is not a JSON table. Fetch or save the model again.") from None
-    if "auto_map" in config:
-        raise UserError(f"{folder}/config.json asks to run code of its own (auto_map). Use a model without it.")
+def _check_memory(folder: Path) -> None:
+    """A `UserError` unless the weights fit: into this machine's memory first, and then into the GPU's."""
+    check_memory(folder, compute.now().dtype, free_memory())
+    if (place := compute.device()).type == "cuda":
+        ours = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+        check_memory(folder, compute.now().dtype, torch.cuda.mem_get_info(place)[0] + ours, f"memory on {place}")
 
 
 def save(subject: Subject, folder: Path) -> None:
@@ -83,15 +76,28 @@ def settled(model: Any) -> PreTrainedModel:
     return copy.deepcopy(model).merge_and_unload().requires_grad_(True)
 
 
-def with_lora(model: PreTrainedModel, rank: int, generator: torch.Generator, *, alpha: int | None = None) -> Any:
-    """The model with fresh low-rank adapters on every linear layer but the head; only they are trained.
+def with_lora(
+    model: PreTrainedModel, rank: int, generator: torch.Generator, *, alpha: int | None = None, lowest: int = 0
+) -> Any:
+    """The model with fresh low-rank adapters on every linear layer but the head, and on all experts; only they train.
 
     W x becomes W x + (alpha / rank) B A x, with A (rank x in) uniform as in Hu et al. 2021 and B (out x rank) zero.
+    With `lowest`, only the blocks from that one up have adapters.
     """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    layers, experts = linear_layers(model, lowest)
+    if not layers and not experts:
+        raise UserError(
+            f"no linear layer was found in a {type(model).__name__}, so adapters have no place. Leave 'rank' out."
+        )
+    if experts:  # peft renames layers of such families by their last word, so all are named as parameters
+        where: dict[str, Any] = {"target_modules": [], "target_parameters": [f"{n}.weight" for n in layers] + experts}
+    else:
+        where = {"target_modules": layers}
+    config = LoraConfig(r=rank, lora_alpha=alpha or rank, task_type="CAUSAL_LM", **where)
     seed = int(torch.randint(2**62, (), generator=generator))
     with compute.seeded(seed), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft asks by the old name
+        warnings.filterwarnings("ignore", ".*fan_in_fan_out is set to False", UserWarning)  # it sets what GPT-2 needs
         return get_peft_model(model, config)
