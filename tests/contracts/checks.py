@@ -195,9 +195,10 @@ def check_budget_is_never_overspent(case: Case) -> None:
                 bound, spent = getattr(budget, kind), getattr(rig.spent, kind)
                 assert bound is None or spent <= bound, f"{component!r} spent {spent} {kind} of {bound}"
             assert stepped() <= rig.spent.steps, f"{component!r}: {stepped()} steps taken, {rig.spent.steps} metered"
-            if stepped():
+            if stepped() or rig.spent.steps:  # a step may take a gradient and leave the edit to the component
                 learnt = sum(len(ids) for ids in {row.ids for row in seen if row.learning})
                 metered = rig.spent.tokens
+                assert learnt, f"{component!r} metered {rig.spent.steps} steps, and learnt from nothing"
                 assert learnt <= metered, f"{component!r} learnt from {learnt} tokens, {metered} metered"
             else:
                 assert (rig.spent.steps, rig.spent.tokens, rig.spent.examples) == (0, 0, 0)
