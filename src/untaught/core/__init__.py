@@ -3,7 +3,7 @@
 from .budget import Budget, Spent
 from .compute import Compute
 from .contracts import METHOD, Evaluation, Filter, Intervention, Loss, Rig, Role, Scorer, Shelf
-from .errors import ExitCode, UserError, suggest
+from .errors import ExitCode, Inapplicable, UserError, suggest
 from .record import Record
 from .settings import Settings
 from .statistics import Summary, by_metric, summarise
@@ -28,8 +28,7 @@ from .tables import (
 
 __all__ = [
     "FINDINGS", "MARKS", "MASKED", "METHOD", "SPAN", "Budget", "Compute", "Corpus", "Document", "Documents",
-    "Evaluation",
-    "ExitCode", "Filter", "Finding", "Findings", "Intervention", "Loss", "Mark", "Marks", "Mask", "Record", "Rig",
-    "Role", "Scorer", "Settings", "Shelf", "Spent", "Subject", "Summary", "UserError", "Wrap", "by_metric",
-    "documents", "findings", "marks", "require", "suggest", "summarise",
+    "Evaluation", "ExitCode", "Filter", "Finding", "Findings", "Inapplicable", "Intervention", "Loss", "Mark",
+    "Marks", "Mask", "Record", "Rig", "Role", "Scorer", "Settings", "Shelf", "Spent", "Subject", "Summary",
+    "UserError", "Wrap", "by_metric", "documents", "findings", "marks", "require", "suggest", "summarise",
 ]  # fmt: skip

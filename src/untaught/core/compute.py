@@ -24,3 +24,9 @@ class Compute(Settings):
     saves memory and changes a result by rounding only."""
     checkpointing: bool = False
     """Compute a block's activations anew on the way back in place of keeping them: less memory, a third more time."""
+    shard: bool = False
+    """With several processes: each keeps its part only of the weights that are trained, of their gradients and of the
+    optimiser's averages (FSDP2). It changes a result by rounding only."""
+    checkpoint_seconds: float = Field(default=60, ge=0)
+    """How often a step that is under way is saved, so that a run that was killed goes on in the middle of it; 0 is
+    after every optimiser step. It changes no result."""

@@ -56,7 +56,8 @@ class Intervention(Protocol):
     """Training, unlearning and attacks alike: a subject goes in, a new subject comes out, a budget is spent.
 
     A training that leaves out of its loss what the documents' column `masked` marks says so with the class variable
-    `masks`: a study hands masked documents to no other.
+    `masks`: a study hands masked documents to no other. An attack that draws nothing at random says so with `random`
+    = False: a study does it once, and not with each attack seed.
     """
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject: ...
@@ -72,7 +73,12 @@ class Evaluation(Protocol):
 
 
 Loss = Callable[..., "dict[str, Tensor]"]
-"""Called with a step's batches; returns named terms, whose sum is descended."""
+"""Called with a step's batches, or with parts of them; returns named terms, whose sum is descended.
+
+Terms are means that the batches take (`Batch.mean`), so that those of the parts add up to those of the whole. A loss
+keeps nothing from one step to the next but what it makes of its first batches: a run that was killed shows it those
+again, and then the first that was not trained on.
+"""
 
 
 class Rig(Protocol):
@@ -105,6 +111,14 @@ class Rig(Protocol):
     ) -> None:
         """Train `model`, the component's own copy, in place on named loss terms, for `steps` or until the batches or
         the budget end. `train` names the parameters that move; `how` is the settings of `engine.loop.Descent`.
+        """
+        ...
+
+    def gradient(
+        self, model: Any, loss: Loss, batches: Iterable[Any], *, steps: int, train: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """Mean gradient of a loss over `steps` batches, or until these or the budget end, by parameter. Each batch
+        counts as a step; nothing moves.
         """
         ...
 

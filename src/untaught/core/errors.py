@@ -27,6 +27,10 @@ class UserError(Exception):
     """The input is wrong. The command line prints the message, without a traceback, and exits with 2."""
 
 
+class Inapplicable(UserError):
+    """A method cannot be applied to this kind of model; others can. In a study what needed it is missing."""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'steer'?"` for the nearest known word, or the known words when none is near."""
     known = sorted(known)

@@ -29,7 +29,9 @@ class Record:
     spent: dict[str, float] = field(default_factory=dict)
     """steps, tokens, examples, flops of this step alone."""
     cost: dict[str, float] = field(default_factory=dict)
-    """seconds and peak_bytes as they happened to be."""
+    """seconds, peak_bytes and what else training took, as it happened to be."""
+    compute: dict[str, Any] = field(default_factory=dict)
+    """Device, precision, threads and processes that it was computed with."""
     code: str = ""
     """Digest of the component's code and of the rooms it stands on."""
     versions: dict[str, str] = field(default_factory=dict)

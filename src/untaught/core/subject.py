@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
+from pydantic import model_validator
 
 from .errors import UserError
 from .settings import Settings
@@ -22,9 +23,21 @@ class Wrap(Settings):
     """Text put before the prompt."""
     after: str = ""
     """Text put after the prompt, before the answer."""
+    chat: bool = False
+    """Put the prompt, with `before` and `after`, through the tokenizer's chat template as the user's message; the
+    answer is the assistant's. Bare texts, whose perplexity is asked, are no prompts and go through no template."""
+    system: str | None = None
+    """With `chat`: the system message. None gives none, and what the template then says is its own affair: some put in
+    a system message of theirs. An empty text is an empty message."""
+
+    @model_validator(mode="after")
+    def _system_of_a_chat(self) -> Self:
+        if self.system is not None and not self.chat:
+            raise ValueError("'system' is the system message of a chat. Add 'chat: true', or use 'before'")
+        return self
 
     def around(self, prompt: str) -> str:
-        """The prompt as the model is to see it."""
+        """The prompt with the text before and after it; in a chat, what the user says."""
         return f"{self.before}{prompt}{self.after}"
 
 
