@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODELS = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate")
+MODELS = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "gguf")
 """What the extra `models` brings, and the core does without."""
 
 ShowText = Annotated[bool, typer.Option("--show-text", help="Show text of the corpus on a filter's page.")]
@@ -30,13 +31,30 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting; repeat at will.")]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file: `use: NAME`, its settings, `corpus`.")]
 StudyFile = Annotated[Path | None, typer.Argument(help="A study file; left out, the lab's default study.")]
-Model = Annotated[Path, typer.Argument(help="A model folder with safetensors weights.")]
+
+
+def _place(given: str) -> Path:
+    from . import assets
+
+    return assets.path(given)
+
+
+Model = Annotated[
+    Path, typer.Argument(parser=_place, metavar="MODEL", help="A model folder with safetensors weights, or asset:NAME.")
+]
 
 
 @app.command()
-def run(study: StudyFile = None, out: Out = None, set_: Set = None, json_: AsJson = False) -> None:
+def run(
+    study: StudyFile = None,
+    out: Out = None,
+    executor: Annotated[str, typer.Option(help="processes, local (this process alone) or ray.")] = "processes",
+    set_: Set = None,
+    json_: AsJson = False,
+) -> None:
     """Run a study, or what is not done of it yet, and draw its report."""
     from .core import ExitCode
+    from .engine import parallel
     from .report import redraw
     from .report import summary as table
     from .study import results
@@ -45,15 +63,19 @@ def run(study: StudyFile = None, out: Out = None, set_: Set = None, json_: AsJso
     from .study.run import run as carry_out
     from .study.schema import load
     from .study.store import Store
+    from .study.together import Unwatched
 
     what = planned(load(study, _changes(set_)))
     folder = out or Path("runs") / (study.stem if study else "default")
     store = Store()
+    if parallel.rank() > 0:  # the first process writes the run folder, and tells
+        carry_out(what, store, Unwatched(), executor)
+        return
     with results.prepared(folder), Bar(what, store, quiet=json_) as bar:
-        done = carry_out(what, store, bar)
+        done = carry_out(what, store, bar, executor)
     rows = results.write(what, store, folder)
     page = redraw(folder)
-    missing = results.missing_share(rows)
+    missing, barred = results.missing_share(rows), results.inapplicable(what, store)
     if json_:
         _print_json(
             {"run": str(folder), "steps": len(what.steps), "done_now": done, "missing": missing, "rows": len(rows)}
@@ -61,6 +83,8 @@ def run(study: StudyFile = None, out: Out = None, set_: Set = None, json_: AsJso
     else:
         _print(table(folder))
         _say(f"{done} of {len(what.steps)} steps were done now. The report is {page}.")
+    for reason in barred:
+        _say(f"untaught: {reason}")
     if missing > what.study.missing:
         _say(f"{missing:.1%} of the marks are missing, and the study allows {what.study.missing:.1%}.")
         raise typer.Exit(ExitCode.INCOMPLETE)
@@ -72,18 +96,18 @@ def plan(study: StudyFile = None, set_: Set = None, json_: AsJson = False) -> No
     from rich.table import Table
 
     from .study.plan import plan as planned
-    from .study.progress import outlook
+    from .study.progress import expected_memory, outlook
     from .study.schema import load
     from .study.store import Store
 
     what, store = planned(load(study, _changes(set_))), Store()
-    lines = outlook(what, store)
+    lines, base = outlook(what, store), expected_memory(what.study)
     if json_:
         steps = [
             {"identity": s.identity, "kind": s.kind, "title": s.label, "done": store.record(s.identity) is not None}
             for s in what.steps
         ]
-        _print_json({"steps": steps, "seconds_left": sum(line.seconds for line in lines)})
+        _print_json({"steps": steps, "seconds_left": sum(line.seconds for line in lines), "base_model": base})
         return
     table = Table("kind", "steps", "done", "left: processor seconds", title=what.study.title)
     for line in lines:
@@ -91,6 +115,9 @@ def plan(study: StudyFile = None, set_: Set = None, json_: AsJson = False) -> No
         table.add_row(line.kind, str(line.steps), str(line.done), f"{line.seconds:.0f}{guess}" if line.seconds else "-")
     _print(table)
     _print(f"{sum(line.seconds for line in lines):.0f} processor seconds left; {len(what.cells)} subjects to evaluate.")
+    if base is not None:
+        held = f"{base['bytes'] / 1e9:.2f} GB in {base['dtype']}"
+        _print(f"The base model has {base['parameters']:,} parameters: {held} for each copy that is held at a time.")
 
 
 @app.command()
@@ -273,6 +300,60 @@ def evaluate(model: Model, config: Config = None, set_: Set = None, json_: AsJso
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
+@app.command()
+def fetch(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ASSET]...", help="Names, hub:OWNER/NAME@REVISION, model folders or GGUF files; none: a list."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What it will be called; one asset only.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Replace what is there.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Fetch models and data by name, check them, and keep them with where they came from."""
+    from rich.console import Console
+
+    from .assets.fetching import fetch as get
+    from .core import UserError
+
+    if not what:
+        _list_assets(json_)
+        return
+    if name and len(what) > 1:
+        raise UserError(f"--name {name} names one asset, and {len(what)} were given. Fetch them one by one.")
+    console, found = Console(stderr=True), []
+    for given in what:
+        if json_ or not console.is_terminal:
+            done = get(given, name=name, again=again)
+        else:
+            with console.status(given) as line:
+                done = get(given, name=name, again=again, tell=line.update)
+        about = done.provenance
+        found.append({"asset": about.asset, "folder": str(done.folder), "fetched": done.now, "licence": about.licence})
+        if not json_:
+            _say(f"{about.asset}: {'fetched' if done.now else 'there already, and intact'}. Licence: {about.licence}.")
+            _print(str(done.folder), markup=False)
+    if json_:
+        _print_json(found)
+
+
+def _list_assets(json_: bool) -> None:
+    from rich.table import Column, Table
+
+    from .assets.listing import listed
+
+    rows = listed()
+    if json_:
+        _print_json(rows)
+        return
+    table = Table(Column("asset", no_wrap=True), "MB", "to download", "there", "licence", "what")
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row.values()))
+    _print(table)
+
+
 @app.command("list")
 def list_(shelf: Annotated[str | None, typer.Argument(help="A shelf.")] = None, json_: AsJson = False) -> None:
     """List the components on a shelf, or on all of them."""
@@ -390,6 +471,10 @@ def main() -> None:
             error = UserError(f"this verb needs {lacking}, of the extra 'models': pip install 'untaught[models]'.")
         if not isinstance(error, UserError):
             raise
+        from .engine import parallel
+
+        if parallel.rank() > 0:
+            time.sleep(3)  # if the first process met it too, it tells, and the launcher ends this one meanwhile
         _say(f"untaught: {error}")
         sys.exit(ExitCode.WRONG_INPUT)
 

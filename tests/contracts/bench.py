@@ -174,6 +174,17 @@ class Seen:
     learning: bool
 
 
+def texts(ids: torch.Tensor, mask: torch.Tensor | None) -> Iterator[tuple[int, ...]]:
+    """The real tokens of each row of a batch. A mask may say for each token which it sees: then a text is what a token
+    sees that no other does."""
+    if mask is None or mask.ndim == 2:
+        mask = torch.ones_like(ids) if mask is None else mask[:, -ids.shape[1] :]
+        yield from (tuple(row[real.bool()].tolist()) for row, real in zip(ids, mask, strict=True))
+        return
+    for row, sees in zip(ids, (mask if mask.dtype == torch.bool else mask == 0)[:, 0], strict=True):
+        yield from (tuple(row[sees[last]].tolist()) for last in (sees.sum(0) == 1).nonzero().flatten().tolist())
+
+
 @contextlib.contextmanager
 def watching(model: torch.nn.Module) -> Iterator[list[Seen]]:
     """Note every row that a model of this class, a copy too, is run on."""
@@ -183,10 +194,8 @@ def watching(model: torch.nn.Module) -> Iterator[list[Seen]]:
     @functools.wraps(original)
     def forward(self: Any, input_ids: Any = None, attention_mask: Any = None, **rest: Any) -> Any:
         if input_ids is not None:
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
-            rows = zip(input_ids.tolist(), mask.tolist(), strict=True)
             learning = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-            seen.extend(Seen(tuple(i for i, m in zip(*row, strict=True) if m), learning) for row in rows)
+            seen.extend(Seen(text, learning) for text in texts(input_ids, attention_mask))
         return original(self, input_ids=input_ids, attention_mask=attention_mask, **rest)
 
     kind.forward = forward

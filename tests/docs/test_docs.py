@@ -213,6 +213,14 @@ def test_a_corpus_is_filtered_as_its_page_says(reader):
     assert [name for name in columns if f"| `{name}` |" not in page] == []
 
 
+def test_assets_are_listed_as_their_page_says(reader):
+    from untaught.assets.catalogue import catalogue
+
+    (printed,) = reader.follow("docs/assets.md").values()
+    page = (ROOT / "docs" / "assets.md").read_text(encoding="utf-8")
+    assert [name for name in catalogue() if f"`{name}`" not in page or name not in printed] == []
+
+
 def test_the_readme_s_commands_run(reader):
     assert reader.follow("README.md", named=True)
 

@@ -20,7 +20,7 @@ from untaught.study.store import Store
 def apart():
     """A way to start processes that have everything imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "studies", "untaught.engine.models"])
+    context.set_forkserver_preload(["torch", "transformers", "untaught.engine.models"])
     return context
 
 

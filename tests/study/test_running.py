@@ -16,7 +16,7 @@ from untaught.study.store import Store
 
 COLUMNS = [
     *("arm", "attack", "attack_settings", "budget", "evaluation", "role", "items", "metric"),
-    *("value", "low", "high", "n", "missing", "chance", "seed", "weights"),
+    *("value", "low", "high", "n", "missing", "chance", "seed", "attack_seed", "weights"),
 ]
 
 
@@ -68,7 +68,7 @@ def test_what_an_attack_spent_stands_in_its_rows(finished):
 def test_no_budget_is_the_arm_itself(finished):
     def plain(attack):
         rows = [r for r in timeless(finished.rows) if r["attack"] == attack and r["budget"]["steps"] == 0]
-        return [{k: v for k, v in row.items() if k not in ("attack", "attack_settings")} for row in rows]
+        return [{k: v for k, v in row.items() if k not in ("attack", "attack_settings", "attack_seed")} for row in rows]
 
     assert plain("relearn") == plain(None) != []
 
@@ -78,7 +78,7 @@ def test_marks_are_kept_for_every_item(finished):
         marks = pq.read_table(finished.out / "marks" / f"{arm}.parquet")
         assert marks.column_names == [
             *("item", "metric", "value", "chance", "note"),
-            *("arm", "attack", "attack_settings", "budget", "evaluation", "items", "seed"),
+            *("arm", "attack", "attack_settings", "budget", "evaluation", "items", "seed", "attack_seed"),
         ]
         rows = [row for row in finished.rows if row["arm"] == arm]
         assert marks.num_rows == sum(row["n"] for row in rows)
@@ -98,7 +98,12 @@ def test_there_is_a_record_for_each_step(finished):
         assert record["inputs"] == {role: above.identity for role, above in step.inputs.items()}
         assert record["seed"] == 0
         assert record["versions"]["torch"]
-        assert record["cost"].keys() == {"seconds", "peak_bytes"}
+        trained = {"memory_before", "memory_peak", "memory_expected", "parameters", "trained_parameters"}
+        trains = step.kind in ("training", "unlearning") or (step.kind == "attacks" and step.entry.use == "relearn")
+        assert record["cost"].keys() == {"seconds", "peak_bytes"} | (trained if trains else set())
+        assert {n: record["compute"][n] for n in ("device", "dtype", "threads", "processes")} == {
+            "device": "cpu", "dtype": "float32", "threads": 1, "processes": 1
+        }  # fmt: skip
         assert len(record["code"]) == 64
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from studies import SMALLEST, TINY, put, run, untaught
+from test_wrong_input import files_study
 
 from untaught.core import shelves
 
@@ -53,7 +54,7 @@ def test_listing_and_reporting_need_no_torch(finished, tmp_path):
 def test_help_names_every_verb(desk):
     answer = desk("--help")
     assert answer.code == 0
-    for verb in ("run", "plan", "report", "unlearn", "attack", "evaluate", "list", "show", "new"):
+    for verb in ("run", "plan", "report", "unlearn", "attack", "evaluate", "fetch", "list", "show", "new"):
         assert f" {verb} " in answer.out
 
 
@@ -72,6 +73,7 @@ def test_no_setting_is_a_flag():
     doing = {"--apply", "--executor", "--estimate", "--audit", "--show-text", "--upload", "--public"}
     assert flags.pop("filter") == common | doing
     assert flags.pop("report") == {"--json", "--show-text", "--data"}
+    assert flags.pop("fetch") == {"--json", "--name", "--again"}
     assert set().union(*flags.values()) == common
     settings = {
         field for shelf in shelves.SHELVES for name in shelves.names(shelf) for field in settings_of(shelf, name)
@@ -188,6 +190,21 @@ def test_plan_says_what_is_done_and_what_is_left(desk, finished, tmp_path, monke
     said = desk("plan", "study.yaml", "--set", "attacks.1.bits=8")
     assert "A tiny study" in said.out
     assert "(a guess)" not in said.out
+
+
+def test_a_plan_says_what_memory_the_base_model_takes(desk, library, tmp_path):
+    from safetensors.torch import load_file
+
+    count = sum(weight.numel() for weight in load_file(library / "base" / "model.safetensors").values())
+    put(tmp_path / "study.yaml", files_study(library))
+    for dtype, width in (("float32", 4), ("bfloat16", 2)):
+        words = ("plan", "study.yaml", "--set", f"compute.dtype={dtype}")
+        told = {"parameters": count, "bytes": width * count, "dtype": dtype}
+        assert json.loads(desk(*words, "--json").out)["base_model"] == told
+        assert f"The base model has {count:,} parameters: 0.00 GB in {dtype} for each copy" in desk(*words).out
+    put(tmp_path / "world.yaml", SMALLEST)
+    assert json.loads(desk("plan", "world.yaml", "--json").out)["base_model"] is None
+    assert "The base model" not in desk("plan", "world.yaml").out
 
 
 def test_a_plan_spends_nothing(desk, tmp_path, monkeypatch):

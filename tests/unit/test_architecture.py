@@ -14,11 +14,12 @@ import untaught
 SOURCE = Path(untaught.__file__).resolve().parent
 README = SOURCE.parent.parent / "README.md"
 SHELVES = ("filters", "training", "unlearning", "attacks", "evaluations")
-BELOW_STUDY = {"core", "corpus", "engine", "lab", "attest"}
+BELOW_STUDY = {"core", "corpus", "engine", "lab", "attest", "assets"}
 ARROWS = {
     "core": set(),
     "attest": {"core"},
     "corpus": {"core", "attest"},
+    "assets": {"core", "attest", "corpus"},
     "engine": {"core"},
     "lab": {"core", "corpus", "engine"},
     **dict.fromkeys(SHELVES, {"core", "corpus", "engine"}),

@@ -431,11 +431,11 @@ def test_a_folder_that_is_broken(tmp_path):
     folder = saved(tmp_path / "broken", bert())
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="cannot be used as a sequence classifier: SafetensorError"):
+    with pytest.raises(UserError, match=r"model\.safetensors is cut short"):
         sequences.load(folder)
     (folder / "model.safetensors").write_bytes(whole)
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="cannot be used as a sequence classifier"):
+    with pytest.raises(UserError, match=r"tokenizer\.json holds no vocabulary"):
         sequences.load(folder)
 
 

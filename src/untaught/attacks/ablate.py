@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..core import Corpus, Documents, Rig, Settings, Subject, UserError
+from ..core import Corpus, Documents, Inapplicable, Rig, Settings, Subject, UserError
 from ..engine.anatomy import Writer, blocks, embedding_writers, layer_index, unexplained, width, writers
 from ..engine.batches import Batch, Rows
 from ..engine.compute import device
@@ -116,11 +116,11 @@ def _top(moment: Tensor, rank: int) -> Tensor:
 
 
 def _check(model: nn.Module, batch: Batch) -> None:
-    """A `UserError` where blocks change the stream in a way that projecting their matrices does not reach."""
+    """An `Inapplicable` where blocks change the stream in a way that projecting their matrices does not reach."""
     batch = batch.to(device())
     share = unexplained(model, input_ids=batch.ids, attention_mask=batch.mask)
     if share > 0.1:
-        raise UserError(
+        raise Inapplicable(
             f"{share:.0%} of what a block of this {type(model).__name__} does to the residual stream is not what its"
             " attention and MLP write, so ablate cannot be applied. The other attacks can."
         )

@@ -9,6 +9,7 @@ the line between the two. Wortsman et al. 2021, arXiv 2109.01903, use the same l
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -20,6 +21,8 @@ from ..engine.models import fresh
 class Interpolate(Settings):
     """Move towards the donor."""
 
+    random: ClassVar[bool] = False
+    """It draws nothing: once for each seed is enough."""
     donor: str = "untouched"
     """The arm to move towards."""
     share: float = Field(default=0.5, ge=0, le=1)

@@ -18,7 +18,7 @@ matrices that lie on the grid; where that is not 0, round with another `shift` a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -35,6 +35,8 @@ SAME = 1e-5
 class Quantise(Settings):
     """Round weights to `bits`."""
 
+    random: ClassVar[bool] = False
+    """It draws nothing: once for each seed is enough."""
     bits: int = Field(default=4, ge=2, le=16)
     """Bits a weight. 4 is common, 8 is mild."""
     group: int = Field(default=32, ge=1)

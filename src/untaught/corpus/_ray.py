@@ -61,23 +61,25 @@ class _Hands:
         return self.workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def _start(self) -> None:
-        """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine, for this machine only."""
-        if ray.is_initialized():
-            return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = os.environ.get("RAY_ADDRESS") or "local"
-        own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        own |= {"num_cpus": self.workers or os.cpu_count()}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                ray.init(address, **QUIET, **(own if address == "local" else {}))
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"there is no Ray at '{address}': {error}. Set RAY_ADDRESS to a cluster that runs, or unset it to start"
-                " one on this machine."
-            ) from None
-        weakref.finalize(self, ray.shutdown)
+        if not ray.is_initialized():
+            connect(self.workers or os.cpu_count() or 1)
+            weakref.finalize(self, ray.shutdown)
+
+
+def connect(processors: int) -> None:
+    """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine, for this machine only."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "num_cpus": processors}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address, **QUIET, **(own if address == "local" else {}))
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"there is no Ray at '{address}': {error}. Set RAY_ADDRESS to a cluster that runs, or unset it to start"
+            " one on this machine."
+        ) from None
 
 
 _known: dict[str, Worker] = {}

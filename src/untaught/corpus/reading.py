@@ -43,14 +43,16 @@ def read_items(path: str | os.PathLike[str], *, where: str = "the items") -> pa.
     """Multiple-choice items: columns `id`, `question`, `choices`, `answer` (an index from 0), and all others.
 
     Each has a question, at least two different choices, an answer among them and an id of its own; a column `role`,
-    where there is one, says `hazard` or `benign`.
+    where there is one, says `hazard` or `benign`. Items without choices have their answer as text.
     """
     tables, seen = [], set()
     for name, file in _files(Path(path), where):
         table = _read(file)
         if not table.num_rows:
             continue
-        _have(table, ("question", "choices", "answer"), file)
+        texts = "answer" in table.column_names and pa.types.is_string(table["answer"].type)
+        bare = texts and "choices" not in table.column_names
+        _have(table, ("question", "answer") if bare else ("question", "choices", "answer"), file)
         ids = _ids(table, name, file)
         items = table.drop_columns(["id"] if "id" in table.column_names else [])
         for id, item in zip(ids.to_pylist(), items.to_pylist(), strict=True):
@@ -58,21 +60,26 @@ def read_items(path: str | os.PathLike[str], *, where: str = "the items") -> pa.
             if problem:
                 raise UserError(f"{file}: item '{id}' {problem}.")
             seen.add(id)
-        own = {
-            "id": ids,
-            "question": items["question"].cast(pa.string()),
-            "choices": items["choices"].cast(pa.list_(pa.string())),
-            "answer": items["answer"].cast(pa.int64()),
-        }
-        tables.append(_joined(file, own, items.drop_columns(["question", "choices", "answer"])))
+        own = {"id": ids, "question": items["question"].cast(pa.string())}
+        if not bare:
+            own |= {"choices": items["choices"].cast(pa.list_(pa.string())), "answer": items["answer"].cast(pa.int64())}
+        tables.append(_joined(file, own, items.drop_columns([name for name in own if name != "id"])))
     return _stacked(tables, path, where, "items")
 
 
 def _problem(item: dict[str, Any]) -> str | None:
     """What is wrong with an item, as the end of a sentence, and what would be right."""
-    question, choices, answer = item["question"], item["choices"], item["answer"]
-    if not (isinstance(question, str) and question.strip()):
+    if not (isinstance(item["question"], str) and item["question"].strip()):
         return "has no question. Give it one, as text"
+    if item.get("role") not in (None, "hazard", "benign"):
+        return "has a role that is neither 'hazard' nor 'benign'. Give one of them"
+    if "choices" in item:
+        return _problem_of_choices(item["choices"], item["answer"])
+    answered = isinstance(item["answer"], str) and item["answer"].strip()
+    return None if answered else "has no answer. Give it one, as text"
+
+
+def _problem_of_choices(choices: Any, answer: Any) -> str | None:
     if not (isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)):
         return "has choices that are not a list of texts. Give each choice a text"
     different = len({choice.strip() for choice in choices})
@@ -81,8 +88,6 @@ def _problem(item: dict[str, Any]) -> str | None:
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         given = answer if isinstance(answer, int | float) else "not a number"
         return f"has an answer that is no choice ({given}). Give the index of the right choice: 0 to {len(choices) - 1}"
-    if item.get("role") not in (None, "hazard", "benign"):
-        return "has a role that is neither 'hazard' nor 'benign'. Give one of them"
     return None
 
 

@@ -241,20 +241,20 @@ def killed(left: int) -> UserError:
 
 def on_ray(workers: int | None) -> Doing:
     """Tasks of Ray: on the cluster at RAY_ADDRESS, or on a local one. The folder must be one that all nodes see."""
-    with _from_extra("ray"):
+    with from_extra("ray"):
         from ._ray import doing
     return doing(workers)
 
 
 def on_datatrove(workers: int | None, folder: Path) -> Doing:
     """Ranks of a datatrove pipeline on this machine."""
-    with _from_extra("datatrove"):
+    with from_extra("datatrove"):
         from ._datatrove import doing
     return doing(workers, folder)
 
 
 @contextmanager
-def _from_extra(name: str) -> Iterator[None]:
+def from_extra(name: str) -> Iterator[None]:
     """Import what only some have installed; what such a package warns of is not for our users."""
     try:
         with warnings.catch_warnings():
@@ -303,7 +303,7 @@ def share(rules: Rules, sources: Sequence[Source], folder: Path, rank: int, coun
 
 def datatrove_step(rules: Rules, sources: Sequence[Source], folder: Path) -> Any:
     """A `PipelineStep` for any of datatrove's executors, each of whose ranks decides its share."""
-    with _from_extra("datatrove"):
+    with from_extra("datatrove"):
         from ._datatrove import Decide
     return Decide(*anywhere(Part(rules, folder), to_decide(sources)))
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..core import UserError
+from ..core import Inapplicable, UserError
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     depth = getattr(config.get_text_config(), "num_hidden_layers", None)
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
     if not lists:
-        raise UserError(
+        raise Inapplicable(
             f"a {_kind(model)} is an unknown architecture: no list of its blocks was found. What works on blocks"
             " (rmu, ablate, quantise, any 'layer' or 'lowest') cannot be applied; what trains all weights, or adapters"
             " on all layers, can."
@@ -131,7 +131,7 @@ def embedding_writers(model: nn.Module) -> list[Writer]:
     found = [name for name, module in outside.items() if isinstance(module, nn.Embedding)]
     straight = all(cast(nn.Embedding, outside[name]).embedding_dim == width(model) for name in found)
     if not straight or any(name.endswith("embeddings_layernorm") for name in outside):
-        raise UserError(
+        raise Inapplicable(
             f"the embedding of a {_kind(model)} is changed before it enters the residual stream, so nothing can be"
             " projected out of it. Leave 'embedding' out."
         )
@@ -234,7 +234,7 @@ def _outward(block: nn.Module, part: _Part) -> list[str]:
         if steps[0] in part.names and written and not any(step.startswith("lora_") for step in steps):
             found.append(name)
     if not found:
-        raise UserError(
+        raise Inapplicable(
             f"a {type(block).__name__} is of an unknown architecture: its {part.kind} was not found, so what edits or"
             " steers it (rmu, ablate) cannot be applied. The other methods can."
         )
@@ -242,11 +242,11 @@ def _outward(block: nn.Module, part: _Part) -> list[str]:
 
 
 def _parts(block: nn.Module) -> tuple[_Part, ...]:
-    """Both parts, or a `UserError` when a block holds something that may write and is neither part nor norm."""
+    """Both parts, or an `Inapplicable` when a block holds something that may write and is neither part nor norm."""
     known = ATTENTION.names + MLP.names
     for name, child in block.named_children():
         if name not in known and "Norm" not in type(child).__name__ and any(True for _ in child.parameters()):
-            raise UserError(
+            raise Inapplicable(
                 f"a {type(block).__name__} is of an unknown architecture: whether its '{name}' writes to the residual"
                 " stream is not known, so nothing can be projected out of what is written (ablate). The other methods"
                 " can be applied."
@@ -292,7 +292,7 @@ def _scale(block: nn.Module, part: _Part, width: int) -> Tensor | None:
     if norm is None:
         return None
     if isinstance(norm, nn.LayerNorm):
-        raise UserError(
+        raise Inapplicable(
             f"what the {part.kind} of a {type(block).__name__} writes is made to have no mean, so nothing can be"
             " projected out of it (ablate). The other methods can be applied."
         )
@@ -306,7 +306,7 @@ def _axis(block: nn.Module, name: str, width: int) -> int:
     axis = -1 if _is_bias(name) or _is_transposed(_owner(block, name)) else -2
     shape = tuple(block.get_parameter(name).shape)
     if shape[axis] != width:
-        raise UserError(f"{name} of a {type(block).__name__} is {shape}, which does not fit a stream of {width}.")
+        raise Inapplicable(f"{name} of a {type(block).__name__} is {shape}, which does not fit a stream of {width}.")
     return axis
 
 

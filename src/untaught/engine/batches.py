@@ -11,6 +11,7 @@ which nothing is left to learn are dropped. Without the column, or with nothing 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ class Batch:
     """Which rows of their `Rows` these are; empty where nothing is kept by row."""
     whole: Batch | None = None
     """The batch that this one is a part of."""
+    blank: bool = False
+    """It stands for no row of the whole and adds nothing to it: there were more parts than rows."""
 
     @property
     def tokens(self) -> int:
@@ -54,22 +57,33 @@ class Batch:
         Of a part of a batch, what it adds to the whole's mean: the parts' means add up to the mean of the whole. A loss
         made of these is the same whether a batch goes through at once, in parts, or over several processes.
         """
-        return values.masked_fill(self.weight == 0, 0.0).sum() / (self.whole or self).weight.sum().clamp(min=1)
+        counted = values.masked_fill(self.weight == 0, 0.0)
+        return self._real(counted).sum() / (self.whole or self).weight.sum().clamp(min=1)
 
     def mean_of_rows(self, values: Tensor) -> Tensor:
         """Mean of values (batch,), one for each row. Of a part, what it adds to the whole's mean."""
-        return values.sum() / (self.whole or self).examples
+        return self._real(values).sum() / (self.whole or self).examples
 
     def parts(self, count: int) -> list[Batch]:
-        """At most `count` parts of like size, in order; none is empty. Padding that a part does not need is cut off."""
-        chosen = np.array_split(np.arange(self.examples), min(count, self.examples))
-        return [self] if len(chosen) == 1 else [self._part(slice(int(c[0]), int(c[-1]) + 1)) for c in chosen]
+        """`count` parts of like size, in order. Padding that a part does not need is cut off.
+
+        Where there are fewer rows than parts, the last parts are `blank`: a row to compute with, that adds nothing.
+        """
+        if count == 1:
+            return [self]
+        edges = np.linspace(0, self.examples, min(count, self.examples) + 1).round().astype(int).tolist()
+        made = [self._part(slice(first, last)) for first, last in itertools.pairwise(edges)]
+        return made + [replace(made[0]._part(slice(0, 1)), blank=True)] * (count - len(made))
+
+    def _real(self, values: Tensor) -> Tensor:
+        """The values, or zeros that still hang on them where no row is meant."""
+        return values.masked_fill(torch.ones_like(values, dtype=torch.bool), 0.0) if self.blank else values
 
     def _part(self, rows: slice) -> Batch:
         mask = self.mask[rows]
         width = int(mask.sum(1).max())
         counted = None if self.counted is None else self.counted[rows, :width]
-        return Batch(self.ids[rows, :width], mask[:, :width], counted, self.rows[rows], self.whole or self)
+        return Batch(self.ids[rows, :width], mask[:, :width], counted, self.rows[rows], self.whole or self, self.blank)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from ..core import Compute, UserError
+from . import parallel
 
 _now = Compute(device="cpu", dtype="float32")
 
@@ -25,10 +27,20 @@ def settled(asked: Compute) -> Compute:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
         raise UserError(f"compute.device is '{device}', which this machine does not have. Leave it out.")
+    if parallel.world() > 1 and device not in {"cpu", "cuda"}:
+        raise UserError(f"compute.device is '{device}', and several processes compute on cpu or cuda. Leave it out.")
     dtype = asked.dtype
     if dtype == "auto":
         dtype = "mixed" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return asked.model_copy(update={"device": device, "dtype": dtype})
+    shard = asked.shard or os.environ.get("ACCELERATE_USE_FSDP") == "true"  # as `accelerate launch` says it
+    return asked.model_copy(update={"device": device, "dtype": dtype, "shard": shard})
+
+
+def decisive(asked: Compute) -> dict[str, Any]:
+    """All of it that the last bit of a number depends on, how many processes add up a gradient included."""
+    plain = settled(asked).changed()
+    del plain["checkpoint_seconds"]
+    return plain | {"processes": parallel.world()}
 
 
 def begin(asked: Compute) -> Compute:
@@ -39,7 +51,7 @@ def begin(asked: Compute) -> Compute:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA's products differ from run to run
     import transformers
 
-    _now = settled(asked)
+    _now = parallel.placed(settled(asked))
     torch.set_num_threads(_now.threads)
     torch.use_deterministic_algorithms(True)
     transformers.utils.logging.set_verbosity_error()
@@ -62,7 +74,7 @@ def weights() -> torch.dtype:
     return torch.bfloat16 if _now.dtype == "bfloat16" else torch.float32
 
 
-def autocast() -> contextlib.AbstractContextManager[None]:
+def autocast() -> contextlib.AbstractContextManager[Any]:
     """The precision that a forward pass is to run in."""
     if _now.dtype != "mixed":
         return contextlib.nullcontext()

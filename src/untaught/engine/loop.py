@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,11 +12,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core import Loss, Settings, UserError
+from . import parallel
 from .anatomy import matrices
-from .compute import device
+from .compute import device, now, seeded
+from .memory import expected, metered
 from .models import fresh, settled
+from .shards import Shards, sharded, whole
+from .states import recomputed
 
 if TYPE_CHECKING:
+    from .batches import Batch
     from .rig import Rig
 
 
@@ -48,50 +54,133 @@ def descend(
     """Train `model` in place for `steps`, or until the rig's budget or the batches end.
 
     `train` names the parameters that move (all that require a gradient when empty). `loss` is called with what the
-    stream yields (a pair as two arguments) and returns named terms; their sum is descended, their values are logged.
+    stream yields (a pair as two arguments), or with parts of it, and returns named terms; their sum is descended, their
+    values are logged. What a checkpoint holds of this descent is not done again: its batches are drawn and passed by.
     """
     if steps <= 0:
         return
-    moving = _moving(model, train)
-    optimisers = _optimisers(model, moving, how)
-    rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
-    flops = 4.0 * sum(p.numel() for p in model.parameters()) + 2.0 * sum(p.numel() for p in moving)
-    model.train()
-    for step, batch in zip(range(steps), batches, strict=False):
-        drawn = tuple(one.to(device()) for one in (batch if isinstance(batch, tuple) else (batch,)))
-        if not rig.charge(drawn, flops):
-            break
-        terms = loss(*drawn)
-        total = sum(terms.values(), torch.zeros(()))
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        _check(values, step)
-        if not total.requires_grad:
-            raise UserError("the loss depends on no trained parameter, so nothing would be learnt.")
-        total.backward()
-        norm = _clip(moving, how.clip)
-        if step == 0 and norm == 0.0:
-            raise UserError("no trained parameter has a gradient at the first step, so nothing would be learnt.")
-        for optimiser, before in zip(optimisers, rates, strict=True):
-            for group, rate in zip(optimiser.param_groups, before, strict=True):
-                group["lr"] = rate * how.factor(step, steps)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        rig.report(step + 1, steps, values, _snapshot(model) if how.schedule == "constant" else None)
+    names = _moving(model, train)
+    with metered(rig.cost), sharded(model, names) as shards:
+        moving = {name: weight for name, weight in model.named_parameters() if name in names}
+        optimisers = _optimisers(model, list(moving.values()), how)
+        rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+        flops = 4.0 * sum(p.numel() for p in model.parameters()) + 2.0 * sum(p.numel() for p in moving.values())
+        _tell_size(model, moving, optimisers, rig)
+        take = _snapshot(model, shards) if how.schedule == "constant" else None
+        model.train()
+        done = rig.checkpoints.resume(rig, moving, optimisers, take) if rig.checkpoints else 0
+        for step, batch in zip(range(steps), batches, strict=False):
+            drawn = batch if isinstance(batch, tuple) else (batch,)
+            if step < done:
+                _pass_by(loss, drawn, step)
+                continue
+            if not rig.charge(drawn, flops):
+                break
+            values = _gradients(model, loss, drawn)
+            _check(values, step)
+            if shards is None:  # those of shards are summed already
+                parallel.sum_gradients(list(moving.values()))
+            norm = _clip(list(moving.values()), how.clip)
+            if step == 0 and norm == 0.0:
+                raise UserError("no trained parameter has a gradient at the first step, so nothing would be learnt.")
+            _move(optimisers, rates, how.factor(step, steps))
+            rig.report(step + 1, steps, values, take)
+            if rig.checkpoints:
+                rig.checkpoints.offer(rig, step + 1, moving, optimisers)
     model.eval()
 
 
-def _snapshot(model: nn.Module) -> Callable[[], Any]:
+def gradient(
+    model: nn.Module, loss: Loss, batches: Iterable[Any], *, steps: int, train: Sequence[str], rig: Rig
+) -> dict[str, Tensor]:
+    """Mean gradient of a loss over batches, by parameter, at the weights as they are. Empty when the budget is."""
+    names = _moving(model, train)
+    moving = {name: weight for name, weight in model.named_parameters() if name in names}
+    flops = 4.0 * sum(p.numel() for p in model.parameters()) + 2.0 * sum(p.numel() for p in moving.values())
+    taken = 0
+    with metered(rig.cost):
+        for step, batch in zip(range(steps), batches, strict=False):
+            drawn = batch if isinstance(batch, tuple) else (batch,)
+            if not rig.charge(drawn, flops):
+                break
+            values = _gradients(model, loss, drawn)
+            _check(values, step)
+            rig.report(step + 1, steps, values, None)
+            taken += 1
+        parallel.sum_gradients(list(moving.values()))
+    found = {name: weight.grad / taken for name, weight in moving.items() if weight.grad is not None}
+    for weight in moving.values():
+        weight.grad = None
+    return found
+
+
+def _gradients(model: nn.Module, loss: Loss, drawn: tuple[Batch, ...]) -> dict[str, float]:
+    """Gradients of the loss on batches, and the values of its terms: over all parts, in all processes.
+
+    A batch goes through in parts no larger than `micro_batch`, and of these each process takes its share.
+    """
+    largest, processes = max(batch.examples for batch in drawn), parallel.world()
+    passes = math.ceil(largest / (processes * (now().micro_batch or largest)))
+    mine = slice(parallel.rank() * passes, (parallel.rank() + 1) * passes)
+    values: dict[str, float] = {}
+    for part in zip(*(batch.parts(passes * processes)[mine] for batch in drawn), strict=True):
+        with recomputed(model) if now().checkpointing else contextlib.nullcontext():
+            terms = loss(*(one.to(device()) for one in part))
+            total = sum(terms.values(), torch.zeros(()))
+            if not total.requires_grad:
+                raise UserError("the loss depends on no trained parameter, so nothing would be learnt.")
+            total.backward()
+        for name, term in terms.items():
+            values[name] = values.get(name, 0.0) + float(term.detach())
+    return parallel.summed(values)
+
+
+def _pass_by(loss: Loss, drawn: tuple[Batch, ...], step: int) -> None:
+    """A batch that a checkpoint has behind it. A loss may have taken its bearings from the first, and sees it again."""
+    if step == 0:
+        with seeded(0), torch.no_grad():
+            loss(*(one.to(device()) for one in drawn))
+
+
+def _move(optimisers: list[torch.optim.Optimizer], rates: list[list[float]], factor: float) -> None:
+    """One step of each optimiser, at its rates times `factor`."""
+    for optimiser, before in zip(optimisers, rates, strict=True):
+        for group, rate in zip(optimiser.param_groups, before, strict=True):
+            group["lr"] = rate * factor
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+
+AVERAGES = {torch.optim.Muon: 1, torch.optim.AdamW: 2}
+"""How many running averages, each as large as a weight, an optimiser keeps."""
+
+
+def _tell_size(
+    model: nn.Module, moving: Mapping[str, nn.Parameter], optimisers: list[torch.optim.Optimizer], rig: Rig
+) -> None:
+    """For the step's record: how much is trained, and what memory that is expected to take."""
+    kept = {p: AVERAGES[type(o)] for o in optimisers for group in o.param_groups for p in group["params"]}
+    size = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in moving.values()),
+        "memory_expected": expected(model, kept),
+    }
+    rig.cost |= {name: max(rig.cost.get(name, 0.0), float(value)) for name, value in size.items()}
+
+
+def _snapshot(model: nn.Module, shards: Shards | None) -> Callable[[], Any]:
     """How to get a copy of the model as it is now, if the rig wants one."""
 
     def take() -> Any:
-        plain = settled(model)
-        return (plain if plain is not model else fresh(plain)).eval().requires_grad_(True)
+        with contextlib.nullcontext() if shards is None else shards.whole():
+            plain = settled(model)
+            return (plain if plain is not model else fresh(plain)).eval().requires_grad_(True)
 
     return take
 
 
-def _moving(model: nn.Module, train: Sequence[str]) -> list[nn.Parameter]:
-    """The parameters to train; all others are frozen, so no gradient is computed for them."""
+def _moving(model: nn.Module, train: Sequence[str]) -> set[str]:
+    """Names of the parameters to train; all others are frozen, so no gradient is computed for them."""
     named = dict(model.named_parameters())
     if train:
         unknown = [name for name in train if name not in named]
@@ -99,14 +188,14 @@ def _moving(model: nn.Module, train: Sequence[str]) -> list[nn.Parameter]:
             raise UserError(f"the model has no parameter {unknown[0]}, which is to be trained.")
         for name, parameter in named.items():
             parameter.requires_grad_(name in set(train))
-    moving = [p for p in named.values() if p.requires_grad]
+    moving = {name for name, parameter in named.items() if parameter.requires_grad}
     if not moving:
         raise UserError("no parameter of the model is to be trained.")
     return moving
 
 
 def _optimisers(model: nn.Module, moving: list[nn.Parameter], how: Descent) -> list[torch.optim.Optimizer]:
-    within = {id(p) for _, p in matrices(model)} if how.matrix_lr else set()
+    within = {id(p) for _, p in matrices(model) if p.ndim == 2} if how.matrix_lr else set()
     inner, outer = ([p for p in moving if (id(p) in within) is side] for side in (True, False))
     made: list[torch.optim.Optimizer] = []
     if inner and how.matrix_lr:
@@ -123,7 +212,8 @@ def _check(values: dict[str, float], step: int) -> None:
 
 
 def _clip(moving: list[nn.Parameter], largest: float | None) -> float:
+    """Norm of the whole gradient, which is then cut down to `largest`."""
     grads = [p.grad for p in moving if p.grad is not None]
     bound = math.inf if largest is None else largest
     norm: Tensor = torch.nn.utils.clip_grad_norm_(moving, bound) if grads else torch.zeros(())
-    return float(norm)
+    return float(whole(norm))

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core import Budget, Loss, Spent, Subject, UserError
+from . import parallel
 
 if TYPE_CHECKING:
     import torch
 
     from .batches import Batch
+    from .checkpoints import Checkpoints
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps in all."""
@@ -36,6 +38,7 @@ class Rig:
         stops: Sequence[int] = (),
         donor: Callable[[], Subject] | None = None,
         progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.seed = seed
         self.name = name
@@ -45,6 +48,11 @@ class Rig:
         """Step counts at which a snapshot of the model is wanted on the way."""
         self.snapshots: dict[int, tuple[Any, Spent]] = {}
         self.measured: dict[str, float] = {}
+        self.cost: dict[str, float] = {}
+        """What the work took as it happened to be: memory, and the step that a checkpoint let it go on from."""
+        self.checkpoints = checkpoints
+        self.tunes = 0
+        """How many descents are over."""
         self._donor = donor
         self._progress = progress
         self._began = time.perf_counter()
@@ -93,8 +101,22 @@ class Rig:
 
         bound = self.budget.steps
         allowed = steps if bound is None else min(steps, bound - self.spent.steps)
-        with seeded(self.number(f"tune/{self.spent.steps}")):  # a model with dropout draws from the global generator
+        purpose = f"tune/{self.spent.steps}" + (f"/{parallel.rank()}" if parallel.rank() else "")
+        with seeded(self.number(purpose)):  # a model with dropout draws from the global generator
             descend(model, loss, batches, steps=allowed, how=Descent(**how), train=train, rig=self)
+        self.tunes += 1
+
+    def gradient(
+        self, model: Any, loss: Loss, batches: Iterable[Any], *, steps: int, train: Sequence[str] = ()
+    ) -> dict[str, torch.Tensor]:
+        """Mean gradient over at most `steps` batches, within the budget, by parameter; nothing moves."""
+        from .compute import seeded
+        from .loop import gradient
+
+        bound = self.budget.steps
+        allowed = steps if bound is None else min(steps, bound - self.spent.steps)
+        with seeded(self.number(f"gradient/{self.spent.steps}")):
+            return gradient(model, loss, batches, steps=allowed, train=train, rig=self)
 
     def charge(self, drawn: Iterable[Batch], flops: float) -> bool:
         """Spend one step on these batches, or say that the budget does not allow it."""
@@ -118,6 +140,13 @@ class Rig:
             self.snapshots[self.spent.steps] = (take(), replace(self.spent))
         if self._progress is not None:
             self._progress(step, steps)
+
+    def restore(self, spent: Spent, measured: Mapping[str, float]) -> None:
+        """Go on from where a checkpoint has it."""
+        self.spent = spent
+        self.measured.update(measured)
+        self._began = time.perf_counter() - spent.seconds
+        self.cost["resumed_at"] = float(spent.steps)
 
     def log(self, **numbers: float) -> None:
         """Numbers worth keeping; they go to the step's record."""

@@ -6,17 +6,27 @@ Every component asks through here, so that whatever wraps the prompt stays in fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+import transformers
 from torch import Tensor, nn
 
-from ..core import Subject
+from ..core import Subject, UserError
 from .batches import Batch, encode, pad, pad_id
-from .compute import autocast, device
+from .compute import autocast, device, now
+from .prompts import continued, encoded, wrapped
 from .states import Activations
+from .trees import Tree, accepted, asked, grown, widest
+
+TOKENS = 4096
+"""Tokens of a batch, padding and all."""
+LOGITS = 2**27
+"""Numbers that the head gives for a batch: a big vocabulary makes batches small."""
 
 
 def token_logprobs(model: nn.Module, batch: Batch, below: Activations | None = None) -> Tensor:
@@ -46,6 +56,8 @@ class Completion:
 
     nats: float | None
     tokens: int
+    greedy: bool = False
+    """Each token was the likeliest one: decoding without chance would have written it."""
 
     @property
     def nats_per_token(self) -> float | None:
@@ -53,51 +65,182 @@ class Completion:
         return None if self.nats is None else self.nats / self.tokens
 
 
+@dataclass(frozen=True)
+class _Row:
+    """Ids of a prompt and its completion together."""
+
+    ids: list[int]
+    start: int
+    """Where the completion starts; 0 where nothing stands before it, and then it has no score."""
+
+    @property
+    def read(self) -> list[int]:
+        """What the model reads: all but the last, after which nothing is asked."""
+        return self.ids[:-1]
+
+
 @torch.inference_mode()
 def completions(subject: Subject, pairs: Sequence[tuple[str, str]], *, batch_size: int = 256) -> list[Completion]:
     """Log-likelihood of each completion after its (wrapped) prompt.
 
-    A pair that is asked twice is scored once; rows of like length share a batch.
+    A pair that is asked twice is scored once, and what pairs begin with alike is read once where the model's family can
+    be asked by trees. At most `batch_size` pairs share a batch.
     """
     unique = list(dict.fromkeys(pairs))
-    rows, starts = _split(subject, unique)
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    found: dict[tuple[str, str], Completion] = {}
-    for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size]
-        logprobs = token_logprobs(subject.model, pad([rows[i] for i in chosen], pad_id(subject.tokenizer)))
-        for line, i in zip(logprobs, chosen, strict=True):
-            total = float(line[starts[i] - 1 : len(rows[i]) - 1].sum())
-            scored = starts[i] > 0 and math.isfinite(total)  # a first token has nothing before it, and no score
-            found[unique[i]] = Completion(total if scored else None, len(rows[i]) - starts[i])
-    return [found[pair] for pair in pairs]
+    rows = _split(subject, unique)
+    check_length(subject.model, [row.read for row in rows])
+    found = _scores(subject, rows, batch_size, _widest(subject))
+    # What is no number spreads over the tree it arose in: only what has no number by itself is missing.
+    lost = [index for index, one in enumerate(found) if one.nats is None and rows[index].start > 0]
+    for index, alone in zip(lost, _scores(subject, [rows[i] for i in lost], batch_size, 0, most=1), strict=True):
+        found[index] = alone
+    by_pair = dict(zip(unique, found, strict=True))
+    return [by_pair[pair] for pair in pairs]
 
 
-def _split(subject: Subject, pairs: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int]]:
+def _split(subject: Subject, pairs: Sequence[tuple[str, str]]) -> list[_Row]:
     """Ids of prompt and completion together, and where the completion starts (as lm-evaluation-harness splits)."""
-    if not pairs:
-        return [], []
-    prompts = [subject.wrap.around(prompt) for prompt, _ in pairs]
-    heads = subject.tokenizer(prompts)["input_ids"]
-    rows = subject.tokenizer([prompt + pair[1] for prompt, pair in zip(prompts, pairs, strict=True)])["input_ids"]
-    return rows, [min(max(len(head), 1), len(row) - 1) for head, row in zip(heads, rows, strict=True)]
+    prompts = {prompt: wrapped(subject, prompt) for prompt, _ in pairs}
+    heads = dict(zip(prompts, encoded(subject, list(prompts.values())), strict=True))
+    ends = continued(subject, [completion for _, completion in pairs])
+    whole = encoded(subject, [prompts[prompt] + end for (prompt, _), end in zip(pairs, ends, strict=True)])
+    return [
+        _Row(ids, min(max(len(heads[prompt]), 1), len(ids) - 1)) for (prompt, _), ids in zip(pairs, whole, strict=True)
+    ]
+
+
+def check_length(model: Any, rows: Sequence[Sequence[int]]) -> None:
+    """A `UserError` when a text is longer than the model was made for: its numbers would mean nothing."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(map(len, rows), default=0)
+    if most and longest > most:
+        raise UserError(
+            f"a text to be scored is {longest} tokens long, and the model reads at most {most}. Shorten the items or"
+            " what stands around them, or set a smaller 'length' where there is one."
+        )
+
+
+def _scores(
+    subject: Subject, rows: Sequence[_Row], batch_size: int, width: int, *, most: int | None = None
+) -> list[Completion]:
+    """Each row's score, from trees of at most `most` rows that are no wider than `width` if they branch."""
+    found = [Completion(None, max(1, len(row.ids))) for row in rows]
+    asked_for = [index for index, row in enumerate(rows) if row.start > 0]
+    trees = grown([rows[i].read for i in asked_for], most=most or batch_size, widest=width)
+    for tree in trees:
+        tree.ways = {asked_for[number]: way for number, way in tree.ways.items()}
+    for batch in _batches(subject.model, trees, rows, batch_size):
+        for index, one in _batch_scores(subject, batch, rows):
+            found[index] = one
+    return found
+
+
+def _batches(model: Any, trees: Sequence[Tree], rows: Sequence[_Row], batch_size: int) -> Iterator[list[Tree]]:
+    """Trees of like width together, those that branch apart from those that do not, within the room there is."""
+    batch: list[Tree] = []
+    size = kept = 0
+    for tree in sorted(trees, key=lambda tree: (tree.straight, -len(tree.tokens))):
+        asked_of = len(_places(tree, rows)) if _selects(model) else len(tree.tokens)
+        full = batch and (
+            size + len(tree.ways) > batch_size
+            or (len(batch) + 1) * len(batch[0].tokens) > TOKENS
+            or (kept + asked_of) * _vocabulary(model) > LOGITS
+            or tree.straight != batch[0].straight
+        )
+        if full:
+            yield batch
+            batch, size, kept = [], 0, 0
+        batch.append(tree)
+        size, kept = size + len(tree.ways), kept + asked_of
+    if batch:
+        yield batch
+
+
+def _places(tree: Tree, rows: Sequence[_Row]) -> set[int]:
+    """Tokens of a tree after which one is scored."""
+    return {place for index, way in tree.ways.items() for place in way[rows[index].start - 1 :]}
+
+
+def _batch_scores(subject: Subject, trees: Sequence[Tree], rows: Sequence[_Row]) -> Iterator[tuple[int, Completion]]:
+    """The scores of one batch, from the head's numbers where they are needed and nowhere else."""
+    model, inputs = subject.model, asked(subject.model, trees, pad_id(subject.tokenizer))
+    needed = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+    for line, tree in zip(needed, trees, strict=True):
+        line[list(_places(tree, rows))] = True
+    with autocast():
+        if _selects(model):
+            logits = model(**inputs, use_cache=False, logits_to_keep=needed.to(device())).logits.float()
+        else:
+            logits = model(**inputs, use_cache=False).logits[needed].float()
+    turn = needed.flatten().cumsum(0).reshape(needed.shape) - 1
+    ways = [(line, index, way) for line, tree in zip(turn, trees, strict=True) for index, way in tree.ways.items()]
+    at = torch.cat([line[way[rows[index].start - 1 :]] for line, index, way in ways]).to(device())
+    wanted = torch.tensor([token for _, index, _ in ways for token in rows[index].ids[rows[index].start :]])
+    chosen = logits[at, wanted.to(device())]
+    nats = iter((chosen - logits.logsumexp(-1)[at]).tolist())
+    first = iter((chosen >= logits.amax(-1)[at]).tolist())
+    for _, index, _ in ways:
+        count = len(rows[index].ids) - rows[index].start
+        total, greedy = math.fsum(next(nats) for _ in range(count)), all([next(first) for _ in range(count)])
+        yield index, Completion(total if math.isfinite(total) else None, count, greedy)
+
+
+def _vocabulary(model: Any) -> int:
+    return model.config.get_text_config().vocab_size
+
+
+def _selects(model: Any) -> bool:
+    """Whether the head can be kept to chosen places of each text: by all families of a library that is new enough."""
+    return "logits_to_keep" in accepted(model) and hasattr(transformers.modeling_utils, "slice_logits_to_keep")
+
+
+_widest_of: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""Model to the widest tree it may be asked by, found once."""
+
+
+def _widest(subject: Subject) -> int:
+    """The widest tree that a model may be asked by, 0 for none: as its family tells, and as a small trial proves."""
+    model = subject.model
+    if model not in _widest_of:
+        width = widest(model)
+        _widest_of[model] = width if width and _branches(subject, width) else 0
+    return _widest_of[model]
+
+
+def _branches(subject: Subject, width: int) -> bool:
+    """Whether texts that branch score in one tree as they do alone. Never where the model gives no numbers."""
+    texts = ([1, 2, 3, 4], [1, 2, 5, 6], [1, 7, 8])
+    rows = [_Row([token * 977 % _vocabulary(subject.model) for token in text], 1) for text in texts]
+    try:
+        apart, together = _scores(subject, rows, 3, 0, most=1), _scores(subject, rows, 3, width)
+    except (IndexError, RuntimeError, TypeError, ValueError):  # a family that cannot read such a mask
+        return False
+    rough = subject.model.dtype != torch.float32 or now().dtype != "float32"
+    return all(
+        one.nats is not None and other.nats is not None and abs(one.nats - other.nats) < (0.3 if rough else 1e-3)
+        for one, other in zip(apart, together, strict=True)
+    )
 
 
 @torch.inference_mode()
 def text_nats(subject: Subject, texts: Sequence[str], *, length: int = 512, batch_size: int = 16) -> list[Completion]:
     """Log-likelihood of whole texts, cut at `length` tokens.
 
-    What the wrap puts before a text is given, not scored; so is a first token that nothing stands before.
+    What the wrap puts before a text is given, not scored; so is a first token that nothing stands before. `chat` and
+    `system` are of prompts: a text is no message, and is scored bare.
     """
     before = subject.wrap.before
     rows = encode(subject.tokenizer, [before + text for text in texts], length)
+    check_length(subject.model, rows)
     given = max(1, len(subject.tokenizer(before)["input_ids"]))
-    found: list[Completion] = []
-    for first in range(0, len(rows), batch_size):
-        chunk = rows[first : first + batch_size]
-        logprobs = token_logprobs(subject.model, pad(chunk, pad_id(subject.tokenizer)))
-        for total, scored in zip(
-            logprobs[:, given - 1 :].sum(1).tolist(), (len(r) - given for r in chunk), strict=True
-        ):
-            found.append(Completion(total if scored > 0 and math.isfinite(total) else None, max(1, scored)))
+    found = [Completion(None, max(1, len(row) - given)) for row in rows]
+    left = sorted((i for i, row in enumerate(rows) if len(row) > given), key=lambda i: -len(rows[i]))
+    while left:
+        room = LOGITS // (_vocabulary(subject.model) * len(rows[left[0]]))
+        size = min(batch_size, max(1, room))
+        chosen, left = left[:size], left[size:]
+        logprobs = token_logprobs(subject.model, pad([rows[i] for i in chosen], pad_id(subject.tokenizer)))
+        for index, total in zip(chosen, logprobs[:, given - 1 :].sum(1).tolist(), strict=True):
+            if math.isfinite(total):
+                found[index] = replace(found[index], nats=total)
     return found

@@ -33,7 +33,7 @@ import torch
 from torch import nn
 
 from ..core import UserError, suggest
-from .models import check_folder
+from .folders import check_folder
 
 KIND = "ForSequenceClassification"
 CHUNK = 256
@@ -213,7 +213,7 @@ def load(folder: Path, label: str | int | None = None, cut: Cut | None = None, d
     """A judge from an ordinary sequence-classification folder. Nothing in it is executed."""
     from transformers import AutoConfig, AutoTokenizer
 
-    check_folder(folder)
+    check_folder(folder, causal=False)
     cut = cut or Cut()
     config = orderly(folder, AutoConfig.from_pretrained, folder, local_files_only=True, trust_remote_code=False)
     kinds = getattr(config, "architectures", None) or []

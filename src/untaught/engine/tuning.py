@@ -15,7 +15,7 @@ from .scoring import mean_logprob
 from .states import Activations
 
 
-def tune_on_text(
+def tune_on_text(  # noqa: PLR0913  the settings that three components share
     subject: Subject,
     docs: Documents,
     rig: Rig,

@@ -27,7 +27,7 @@ class GridLine:
     cost: str
     test: str
     items: str
-    seed: int
+    seed: str
     value: str
     span: str
     scored: str
@@ -109,11 +109,11 @@ def _hides_the_question(other: Measure, measure: Measure) -> bool:
 
 def grid_lines(run: Run) -> list[GridLine]:
     """Every row of the results, in the file's order."""
-    named = attacks(run.rows)
-    return [_grid_line(row, named[place].label if (place := key(row)) else "none") for row in run.rows]
+    named, repeated = attacks(run.rows), len(run.attack_seeds) > 1
+    return [_grid_line(row, named[place].label if (place := key(row)) else "none", repeated) for row in run.rows]
 
 
-def _grid_line(row: Row, attack: str) -> GridLine:
+def _grid_line(row: Row, attack: str, repeated: bool) -> GridLine:
     bounds = [f"{bound:.4g}" for bound in (row.low, row.high) if bound is not None]
     return GridLine(
         arm=row.arm,
@@ -121,7 +121,7 @@ def _grid_line(row: Row, attack: str) -> GridLine:
         cost=words.cost(row.cost) if row.attack else "",
         test=f"{row.evaluation} {row.metric}",
         items=row.items,
-        seed=row.seed,
+        seed=f"{row.seed}" + (f", attack {row.attack_seed}" if repeated and row.attack_seed is not None else ""),
         value=words.MISSING if row.value is None else f"{row.value:.4g}",
         span="\u2013".join(bounds),
         scored=f"{row.n} of {row.n + row.missing}",

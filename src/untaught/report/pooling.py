@@ -15,6 +15,9 @@ from ..core.statistics import student_t95, wilson
 from .naming import Attack, attacks, key
 from .reading import Cost, Row, Run
 
+SHARES = ("accuracy", "recall")
+"""What the names of metrics have in them that lie between 0 and 1."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -36,7 +39,7 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
-    """Items scored, all seeds together."""
+    """Items scored, all seeds and attack seeds together."""
     missing: int
     """Items that were not scored."""
     seeds: int
@@ -90,7 +93,7 @@ class Grid:
 def pool(rows: Sequence[Row], share: bool, of_seeds: int = 0) -> Estimate:
     """Mean over seeds, and a 95% interval that owns up to both kinds of noise: items and seeds.
 
-    value       the plain mean of the seeds' values
+    value       the plain mean of the seeds' values; a seed's own is the mean over its attack seeds
     1 seed      that row's own interval
     2 seeds     the pooled item interval, widened where needed to hold both seeds' values
     3 or more   Student's t over the seeds' values, and never narrower than the pooled item interval
@@ -98,12 +101,16 @@ def pool(rows: Sequence[Row], share: bool, of_seeds: int = 0) -> Estimate:
     The pooled item interval is Wilson's over all scored items for a share, and otherwise the mean of the rows'
     intervals narrowed by the root of the number of seeds. It takes items of different seeds as independent; the t
     interval does not. Seeds without a value are counted and left out; they pull the mean nowhere.
+
+    Attacks repeated on one arm with other attack seeds ask the same model's knowledge by the same items: they are one
+    observation, as `_of_one_seed` makes it, and however many there are, they narrow no interval.
     """
-    scored = [row for row in rows if row.value is not None]
+    by_seed = [[row for row in rows if row.seed == seed] for seed in dict.fromkeys(row.seed for row in rows)]
+    scored = [_of_one_seed(own) for own in by_seed if any(row.value is not None for row in own)]
     values = [row.value for row in scored if row.value is not None]
     chances = [row.chance for row in rows if row.chance is not None]
-    n, missing = sum(row.n for row in scored), sum(row.missing for row in rows)
-    missing += sum(row.n for row in rows if row.value is None)
+    n = sum(row.n for row in rows if row.value is not None)
+    missing = sum(row.missing + (row.n if row.value is None else 0) for row in rows)
     value = math.fsum(values) / len(values) if values else None
     low, high = _interval(scored, values, share)
     return Estimate(
@@ -113,9 +120,31 @@ def pool(rows: Sequence[Row], share: bool, of_seeds: int = 0) -> Estimate:
         n=n,
         missing=missing,
         seeds=len(values),
-        of_seeds=max(of_seeds, len(rows)),
+        of_seeds=max(of_seeds, len(by_seed)),
         chance=math.fsum(chances) / len(chances) if chances else None,
     )
+
+
+def _of_one_seed(rows: Sequence[Row]) -> Row:
+    """The rows of one seed, one for each attack seed, as one: their mean, with the interval of one attack.
+
+    Its ends are the means of theirs, moved out where needed to hold every attack's value. It has as many items as the
+    attack with the fewest.
+    """
+    scored = [row for row in rows if row.value is not None]
+    if len(scored) == 1:
+        return scored[0]
+    values = [row.value for row in scored if row.value is not None]
+    lows = [row.low for row in scored if row.low is not None]
+    highs = [row.high for row in scored if row.high is not None]
+    known = len(lows) == len(highs) == len(scored)
+    update = {
+        "value": math.fsum(values) / len(values),
+        "low": min(math.fsum(lows) / len(lows), *values) if known else None,
+        "high": max(math.fsum(highs) / len(highs), *values) if known else None,
+        "n": min(row.n for row in scored),
+    }
+    return scored[0].model_copy(update=update)
 
 
 def _interval(scored: Sequence[Row], values: Sequence[float], share: bool) -> tuple[float | None, float | None]:
@@ -168,7 +197,7 @@ def _measures(rows: Sequence[Row]) -> dict[tuple[str, str, str], Measure]:
         alike[_what(row)].append(row)
     measures = {}
     for what, group in alike.items():
-        hint = "accuracy" in what[1] or any(row.chance is not None for row in group)
+        hint = any(word in what[1] for word in SHARES) or any(row.chance is not None for row in group)
         within = all(0 <= row.value <= 1 for row in group if row.value is not None)
         measures[what] = Measure(*what, role=group[0].role, share=hint and within)
     return measures
@@ -177,20 +206,24 @@ def _measures(rows: Sequence[Row]) -> dict[tuple[str, str, str], Measure]:
 def _points(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows of one attack on one arm by budget point, cheapest first.
 
-    Seeds meet at equal steps. Where the budget was in tokens, seeds may share no number of steps: they then meet by
-    rank, the first point of one seed with the first of the next.
+    Runs, of a seed and an attack seed each, meet at equal steps. Where the budget was in tokens, they may share no
+    number of steps: they then meet by rank, the first point of one run with the first of the next.
     """
-    by_seed: dict[int, list[Row]] = defaultdict(list)
+    by_run: dict[tuple[int, int], list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda r: (r.cost.steps, r.cost.tokens, r.cost.examples)):
-        by_seed[row.seed].append(row)
-    trained = [{row.cost.steps for row in own if row.cost.steps} for own in by_seed.values()]
-    by_rank = any(trained) and not set.intersection(*trained) and len({len(own) for own in by_seed.values()}) == 1
+        by_run[_run(row)].append(row)
+    trained = [{row.cost.steps for row in own if row.cost.steps} for own in by_run.values()]
+    by_rank = any(trained) and not set.intersection(*trained) and len({len(own) for own in by_run.values()}) == 1
     points: dict[tuple[float, int], list[Row]] = defaultdict(list)
-    for own in by_seed.values():
+    for own in by_run.values():
         for rank, row in enumerate(own):
             equals = sum(other.cost.steps == row.cost.steps for other in own[:rank])
             points[(0.0, rank) if by_rank else (row.cost.steps, equals)].append(row)
-    return [sorted(points[place], key=lambda row: row.seed) for place in sorted(points)]
+    return [sorted(points[place], key=_run) for place in sorted(points)]
+
+
+def _run(row: Row) -> tuple[int, int]:
+    return row.seed, row.attack_seed or 0
 
 
 def _mean_cost(rows: Sequence[Row]) -> Cost:

@@ -50,6 +50,8 @@ class Row(Settings):
     """Items that were not scored."""
     chance: float | None = None
     seed: int
+    attack_seed: int | None = None
+    """None without an attack, and for attacks that draw nothing."""
     weights: str = ""
     """Digest of the weights that were evaluated."""
 
@@ -66,6 +68,8 @@ class Run:
     study: str
     """The text of `study.yaml`."""
     seeds: tuple[int, ...]
+    attack_seeds: tuple[int, ...]
+    """Empty where no attack drew anything."""
     arms: tuple[str, ...]
     """In the study's order; arms that only the results know come last."""
     rows: tuple[Row, ...]
@@ -83,6 +87,7 @@ def read(folder: Path) -> Run:
         title=str(study.get("title") or "An untitled study"),
         study=text,
         seeds=tuple(sorted({row.seed for row in rows} | set(_whole_numbers(study.get("seeds"))))),
+        attack_seeds=tuple(sorted({row.attack_seed for row in rows if row.attack_seed is not None})),
         arms=_in_order([*map(str, arms or {}), *(row.arm for row in rows)], {row.arm for row in rows}),
         rows=rows,
         records=tuple(_records(folder)),

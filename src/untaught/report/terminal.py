@@ -63,6 +63,8 @@ def _number(estimate: Estimate | None, measure: Measure) -> Text:
 
 def _caption(story: Account) -> str:
     seeds = f"{len(story.run.seeds)} seed" + ("" if len(story.run.seeds) == 1 else "s")
+    if (attacks := len(story.run.attack_seeds)) > 1:
+        seeds += f", the mean of {attacks} attack seeds each"
     level = "no chance level" if story.chance is None else f"chance {words.percent(story.chance)}"
     hazard = f"hazard: {story.measure.metric} on {story.measure.items}; " if story.measure else ""
     return f"{hazard}95% intervals over {seeds}; {level}"

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import assets
 from ..attest import digest
-from ..core import Budget, UserError
+from ..core import Budget, UserError, Wrap
 from ..corpus.world import read_any_items, role_of
 from .provenance import code, uses, versions
 from .schema import SIDES, Arm, Entry, Study
@@ -32,6 +33,7 @@ class Step:
     entry: Entry | None = None
     """The component and its settings; a filters step has several, in `settings`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the identity tells of the component, and beside it; for an attack also `attack_seed`, unless that is 0."""
     budget: Budget | None = None
 
     @property
@@ -48,12 +50,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm under one attack (or none) at one budget, for one seed: a subject to evaluate."""
+    """One arm under one attack (or none) at one budget, for one seed and attack seed: a subject to evaluate."""
 
     arm: str
     attack: Entry | None
     budget: Budget | None
     seed: int
+    attack_seed: int | None
+    """None without an attack, and for attacks that draw nothing."""
     subject: Step
     """The step whose subject is evaluated."""
     evaluations: tuple[tuple[Entry, Step], ...]
@@ -70,9 +74,9 @@ class Plan:
 
 def plan(study: Study) -> Plan:
     """The steps of a study, inputs before what stands on them."""
-    from ..engine.compute import settled
+    from ..engine.compute import decisive
 
-    files, compute = _Files.of(study), settled(study.compute).changed()
+    files, compute = _Files.of(study), decisive(study.compute)
     cells = [cell for seed in study.seeds for cell in _Seed(study, seed, files, compute).cells()]
     steps: dict[str, Step] = {}
     for cell in cells:
@@ -103,19 +107,21 @@ class _Files:
         """Digests, after a look, before anything is spent, at whether the base model and the items can be used."""
         if study.corpus is None:
             return cls({}, {})
-        from ..engine.models import check_folder
+        from ..engine.folders import check_folder
+        from ..engine.prompts import check_chat
 
-        base = study.folder / str(study.base)
+        base = assets.path(str(study.base), study.folder)
         check_folder(base)
-        items = {name: study.folder / path for name, path in study.items.items()}
-        tables = {name: read_any_items(path, where=f"items.{name}") for name, path in items.items()}
+        check_chat(base, study.wrap)
+        items = {name: assets.path(given, study.folder) for name, given in study.items.items()}
+        tables = {name: read_any_items(file, where=f"items.{name}") for name, file in items.items()}
         for entry in study.evaluations:
             name = entry.settings.get("items")
             if name in tables and entry.settings.get("role") is None:
                 role_of(tables[name], name)
-        sides = {side: [_digest(path) for path in study.corpus.paths(side, study.folder)] for side in SIDES}
+        sides = {side: [_digest(file) for file in study.corpus.paths(side, study.folder)] for side in SIDES}
         world = {"corpus": sides, "text_column": study.corpus.text_column, "base": _digest(base)}
-        return cls(world, {name: _digest(path) for name, path in items.items()})
+        return cls(world, {name: _digest(file) for name, file in items.items()})
 
 
 class _Seed:
@@ -130,17 +136,20 @@ class _Seed:
 
     def cells(self) -> Iterable[Cell]:
         for name in self.study.arms:
-            yield self._cell(name, None, None, self.arms[name])
+            yield self._cell(name, None, None, None, self.arms[name])
             for attack in self.study.attacks:
-                for budget in attack.budget.points() if attack.budget else [Budget()]:
-                    yield self._cell(name, attack, budget, self._attacked(name, attack, budget))
+                draws = getattr(attack.component("attacks", attack.use), "random", True)
+                for seed in self.study.attack_seeds if draws else [None]:
+                    for budget in attack.budget.points() if attack.budget else [Budget()]:
+                        yield self._cell(name, attack, budget, seed, self._attacked(name, attack, budget, seed))
 
     def _world(self) -> Step:
         study = self.study
+        wrap = {} if study.wrap == Wrap() else {"wrap": study.wrap.changed()}
         if study.world is not None:
             settings = {"world": study.world.plain(), "start": study.start.changed()}
-            return self._step("world", f"world {study.world.use}", settings=settings)
-        return self._step("world", "corpus and base model", settings=self.files.world)
+            return self._step("world", f"world {study.world.use}", settings=settings | wrap)
+        return self._step("world", "corpus and base model", settings={**self.files.world, **wrap})
 
     def _arm(self, name: str, arm: Arm) -> Step:
         subject = self.arms[arm.start] if arm.start else self.world
@@ -154,15 +163,18 @@ class _Seed:
                 subject = self._step(kind, f"{entry.use} for {name}", inputs | self._donor(entry), entry=entry)
         return subject
 
-    def _attacked(self, name: str, attack: Entry, budget: Budget) -> Step:
+    def _attacked(self, name: str, attack: Entry, budget: Budget, seed: int | None) -> Step:
         if budget.steps == 0 or budget.tokens == 0 or budget.examples == 0:
             return self.arms[name]  # no budget, no change: the battery holds every attack to it
         spend = ", ".join(f"{n} {what}" for what, n in budget.model_dump(exclude_none=True).items())
-        title = f"{attack.use} on {name}" + (f", {spend}" if spend else "")
+        title = f"{attack.use} on {name}" + (f", {spend}" if spend else "") + (f", attack seed {seed}" if seed else "")
         inputs = {"world": self.world, "subject": self.arms[name]} | self._donor(attack)
-        return self._step("attacks", title, inputs, entry=attack, budget=budget)
+        own = {"attack_seed": seed} if seed else {}
+        return self._step("attacks", title, inputs, entry=attack, settings=own, budget=budget)
 
-    def _cell(self, arm: str, attack: Entry | None, budget: Budget | None, subject: Step) -> Cell:
+    def _cell(
+        self, arm: str, attack: Entry | None, budget: Budget | None, attack_seed: int | None, subject: Step
+    ) -> Cell:
         evaluations = []
         for entry in self.study.evaluations:
             items = entry.settings.get("items")
@@ -171,7 +183,7 @@ class _Seed:
             found = self.files.items.get(str(items))
             asked = {} if found is None else {"items_digest": found}
             evaluations.append((entry, self._step("evaluations", title, inputs, entry=entry, settings=asked)))
-        return Cell(arm, attack, budget, self.seed, subject, tuple(evaluations))
+        return Cell(arm, attack, budget, self.seed, attack_seed, subject, tuple(evaluations))
 
     def _donor(self, entry: Entry) -> dict[str, Step]:
         donor = entry.settings.get("donor")

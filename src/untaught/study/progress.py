@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -19,8 +19,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .. import assets
+from ..engine.compute import settled
+from ..engine.folders import size
 from .plan import Plan, Step
 from .run import Group, waiting
+from .schema import Study
 from .store import Store
 
 GUESS = {"world": 3.0, "filters": 2.0, "training": 75.0, "unlearning": 8.0, "attacks": 4.0, "evaluations": 0.6}
@@ -87,6 +91,15 @@ def outlook(plan: Plan, store: Store) -> list[Outlook]:
         guessed = bool(open_) and not prices.known(open_[0])
         found.append(Outlook(kind, len(steps), len(steps) - len(open_), seconds, guessed))
     return found
+
+
+def expected_memory(study: Study) -> dict[str, Any] | None:
+    """How large the base model is, and the bytes that each copy of it will take; None where a world makes it."""
+    if study.base is None:
+        return None
+    dtype = settled(study.compute).dtype
+    parameters, taken = size(assets.path(study.base, study.folder), dtype)
+    return {"parameters": parameters, "bytes": taken, "dtype": "bfloat16" if dtype == "bfloat16" else "float32"}
 
 
 class Bar:

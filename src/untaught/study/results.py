@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..core import Record, Spent, UserError, by_metric
 from ..corpus.writing import write_atomically, write_documents
 from .plan import Cell, Plan, Step
 from .schema import Entry
+from .steps import BARRED
 from .store import Store
 
 
@@ -47,8 +48,9 @@ def write(plan: Plan, store: Store, out: Path) -> list[dict[str, Any]]:
         (out / name).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     marks: dict[str, list[pa.Table]] = {}
+    asked = _asked(plan, store)
     for cell in plan.cells:
-        for entry, table, found in _graded(cell, store):
+        for entry, table, found in _graded(cell, store, asked):
             rows += found
             marks.setdefault(cell.arm, []).append(_placed(table, cell, entry))
     for arm, tables in marks.items():
@@ -60,6 +62,12 @@ def write(plan: Plan, store: Store, out: Path) -> list[dict[str, Any]]:
     write_atomically(out / "results.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     write_atomically(out / "statement.json", json.dumps(_statement(plan, rows), indent=1, allow_nan=False) + "\n")
     return rows
+
+
+def inapplicable(plan: Plan, store: Store) -> list[str]:
+    """What could not be done because a method cannot be applied to this kind of model, each reason once."""
+    reasons = (_record(store, step.identity).measured.get(BARRED) for step in plan.steps)
+    return list(dict.fromkeys(str(reason) for reason in reasons if reason is not None))
 
 
 def missing_share(rows: list[dict[str, Any]]) -> float:
@@ -82,14 +90,39 @@ def _told(step: Step, store: Store) -> Record:
     return replace(record, title=step.label, settings=record.settings | names, measured=record.measured | names)
 
 
-def _graded(cell: Cell, store: Store) -> Iterator[tuple[Entry, pa.Table, list[dict[str, Any]]]]:
-    """One evaluation of a cell after another: its marks, and a row of results for each metric."""
+def _asked(plan: Plan, store: Store) -> dict[tuple[int, int], pa.Table]:
+    """By seed and evaluation, marks of some subject that was graded: which items and metrics there are."""
+    found: dict[tuple[int, int], pa.Table] = {}
+    for cell in plan.cells:
+        for index, (_, step) in enumerate(cell.evaluations):
+            if (cell.seed, index) not in found and BARRED not in _record(store, step.identity).measured:
+                found[cell.seed, index] = pq.read_table(store.folder(step.identity) / "marks.parquet")
+    return found
+
+
+def _missing(table: pa.Table, why: str) -> pa.Table:
+    """The same marks, all of them missing."""
+    lost = {"value": pa.nulls(table.num_rows, pa.float64()), "note": pa.array([why] * table.num_rows, pa.string())}
+    for name, column in lost.items():
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
+    return table
+
+
+def _graded(
+    cell: Cell, store: Store, asked: Mapping[tuple[int, int], pa.Table]
+) -> Iterator[tuple[Entry, pa.Table, list[dict[str, Any]]]]:
+    """One evaluation of a cell after another: its marks, and a row of results for each metric.
+
+    All marks of a subject that could not be made are missing.
+    """
     subject = _record(store, cell.subject.identity)
     own: dict[str, Any] = subject.spent | {"seconds": subject.cost["seconds"]} if cell.subject.kind == "attacks" else {}
-    spent = Spent(**own)
-    for entry, step in cell.evaluations:
+    spent = Spent(**own) if BARRED not in subject.measured else Spent(steps=(cell.budget and cell.budget.steps) or 0)
+    for index, (entry, step) in enumerate(cell.evaluations):
         record = _record(store, step.identity)
         table = pq.read_table(store.folder(step.identity) / "marks.parquet")
+        if BARRED in record.measured and (cell.seed, index) in asked:
+            table = _missing(asked[cell.seed, index], record.measured[BARRED])
         place = {
             "arm": cell.arm,
             "attack": cell.attack.use if cell.attack else None,
@@ -99,7 +132,7 @@ def _graded(cell: Cell, store: Store) -> Iterator[tuple[Entry, pa.Table, list[di
             "role": record.measured["role"],
             "items": entry.settings["items"],
         }
-        after = {"seed": cell.seed, "weights": subject.outputs["weights"]}
+        after = {"seed": cell.seed, "attack_seed": cell.attack_seed, "weights": subject.outputs.get("weights", "")}
         yield entry, table, [place | summary | after for summary in by_metric(table)]
 
 
@@ -115,7 +148,9 @@ def _placed(table: pa.Table, cell: Cell, entry: Entry) -> pa.Table:
     }
     for name, value in place.items():
         table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
-    return table.append_column("seed", pa.array([cell.seed] * table.num_rows, pa.int64()))
+    for name, seed in (("seed", cell.seed), ("attack_seed", cell.attack_seed)):
+        table = table.append_column(name, pa.array([seed] * table.num_rows, pa.int64()))
+    return table
 
 
 def _drop_stale(out: Path, records: set[str], marks: set[str]) -> None:
@@ -144,6 +179,7 @@ def _statement(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "tool": f"untaught {__version__}",
         "title": study.title,
         "seeds": list(study.seeds),
+        "attack_seeds": list(study.attack_seeds),
         "arms": arms,
         "attacks": [attack.plain() for attack in study.attacks],
         "evaluations": [evaluation.plain() for evaluation in study.evaluations],

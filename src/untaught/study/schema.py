@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
-from ..core import Budget, Compute, Role, Settings, UserError, suggest
+from .. import assets
+from ..core import Budget, Compute, Role, Settings, UserError, Wrap, suggest
 from ..core.files import change, read_yaml
 from ..core.shelves import Use, component_of
 from ..lab.start import StartingModel
@@ -31,6 +32,7 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Budgets(Settings):
@@ -85,7 +87,7 @@ class Stage(Entry):
 
 
 class Files(Settings):
-    """A corpus in files: paths of files or folders, from the study file's own folder."""
+    """A corpus in files: paths of files or folders, from the study file's own folder, or `asset:NAME/PATH`."""
 
     hazard: tuple[str, ...] | str = ()
     benign: tuple[str, ...] | str = ()
@@ -96,12 +98,15 @@ class Files(Settings):
 
     def paths(self, side: str, folder: Path) -> list[Path]:
         """The paths of one side."""
-        given = getattr(self, side)
-        return [folder / path for path in ((given,) if isinstance(given, str) else given)]
+        return [assets.path(one, folder) for one in self._given(side)]
 
     def resolved(self, folder: Path) -> Files:
         """With whole paths, which mean the same from anywhere."""
-        return self.model_copy(update={s: tuple(str(p.absolute()) for p in self.paths(s, folder)) for s in SIDES})
+        return self.model_copy(update={s: tuple(assets.whole(one, folder) for one in self._given(s)) for s in SIDES})
+
+    def _given(self, side: str) -> tuple[str, ...]:
+        given = getattr(self, side)
+        return (given,) if isinstance(given, str) else given
 
 
 class Arm(Settings):
@@ -133,8 +138,11 @@ class Study(Settings):
     """A whole study."""
 
     title: str = "A study"
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Every arm, attack and evaluation is repeated for each. World, weights and order of texts all follow the seed."""
+    attack_seeds: tuple[Seed, ...] = (0,)
+    """Every attack that draws at random is repeated with each, on the same arms: what arms are made with follows
+    `seeds` alone."""
     world: Entry | None = None
     """A world of the lab, such as `lab:compounds` or `{use: compounds, substances: 64}`."""
     start: StartingModel = StartingModel()
@@ -142,18 +150,23 @@ class Study(Settings):
     corpus: Files | None = None
     """In place of a world: a corpus in files."""
     base: str | None = None
-    """With `corpus`: the folder of the model that the arms start from."""
+    """With `corpus`: the folder of the model that the arms start from, or `asset:NAME`."""
     items: dict[Name, str] = {}
-    """With `corpus`: item sets by name, as files."""
+    """With `corpus`: item sets by name, as files or `asset:NAME/PATH`."""
     arms: dict[Name, Arm] = Field(min_length=1)
     attacks: tuple[Entry, ...] = ()
     evaluations: tuple[Entry, ...] = Field(min_length=1)
     missing: float = Field(default=0.0, ge=0, le=1)
     """Share of all marks that may be missing before the run ends with exit code 6."""
+    wrap: Wrap = Wrap()
+    """What stands around every prompt, in every arm: `{chat: true, system: TEXT}` asks a chat model as a chat."""
     compute: Compute = Compute()
     """Device, precision and threads. Part of what fixes the last bit of every number."""
     workers: int | None = Field(default=None, ge=1)
     """Steps run side by side; None is as many as the processors allow. It changes no result."""
+    gpus_per_step: float | None = Field(default=None, ge=0)
+    """With `--executor ray`: GPUs that a step asks for, such as 0.5 for two steps on each; None is 1 where steps
+    compute on CUDA, else 0. It changes no result."""
 
     _folder: Path = PrivateAttr(default_factory=Path)
     """Where the study file is; its paths start there."""
@@ -169,6 +182,13 @@ class Study(Settings):
             return {**table, "world": {"use": table["world"].removeprefix("lab:")}}
         return table
 
+    @field_validator("gpus_per_step")
+    @classmethod
+    def _whole_gpus(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus % 1:
+            raise ValueError("more than one GPU is asked for in whole numbers")
+        return gpus
+
     @model_validator(mode="after")
     def _one_source(self) -> Study:
         if (self.world is None) == (self.corpus is None):
@@ -178,8 +198,12 @@ class Study(Settings):
         if self.corpus is not None and not (self.corpus.hazard and self.corpus.benign):
             lacking = " and ".join(side for side in ("hazard", "benign") if not getattr(self.corpus, side))
             raise ValueError(f"'corpus' names no {lacking} text. Add 'corpus: {{hazard: PATHS, benign: PATHS}}'")
-        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
-            raise ValueError("'seeds' must be a list of different numbers")
+        if self.world is not None and self.wrap.chat:
+            raise ValueError("'wrap.chat' needs a model with a chat template, and a world's has none. Remove it")
+        for name in ("seeds", "attack_seeds"):
+            given = getattr(self, name)
+            if len(set(given)) != len(given) or not given:
+                raise ValueError(f"'{name}' must be a list of different numbers")
         return self
 
     def world_settings(self, where: str = "world") -> Any:
@@ -220,8 +244,9 @@ class Study(Settings):
         """The resolved study; running it repeats the run."""
         plain = self.model_dump(mode="json", exclude={"arms", "attacks", "evaluations", "world"}, exclude_none=True)
         if self.world is not None:
-            plain = {"title": plain.pop("title"), "seeds": plain.pop("seeds"), "world": self.world.plain(), **plain}
-        plain = {k: v for k, v in plain.items() if v != {} and k != "workers"}
+            first = {name: plain.pop(name) for name in ("title", "seeds", "attack_seeds")}
+            plain = {**first, "world": self.world.plain(), **plain}
+        plain = {k: v for k, v in plain.items() if v != {} and k not in ("workers", "gpus_per_step")}
         plain["arms"] = {name: arm.plain() for name, arm in self.arms.items()}
         plain["attacks"] = [entry.plain() for entry in self.attacks]
         plain["evaluations"] = [entry.plain() for entry in self.evaluations]
@@ -272,9 +297,9 @@ def resolved(study: Study, file: Path) -> Study:
         settings = done.world_settings(f"{file.name}, world").changed()
         done = done.model_copy(update={"world": done.world.model_copy(update={"settings": settings})})
     if done.corpus is not None:
-        whole = {name: str((folder / path).absolute()) for name, path in done.items.items()}
-        base = str((folder / str(done.base)).absolute())
-        done = done.model_copy(update={"corpus": done.corpus.resolved(folder), "base": base, "items": whole})
+        items = {name: assets.whole(given, folder) for name, given in done.items.items()}
+        base = assets.whole(str(done.base), folder)
+        done = done.model_copy(update={"corpus": done.corpus.resolved(folder), "base": base, "items": items})
     done._folder = folder
     _check_names(done, file.name)
     return done

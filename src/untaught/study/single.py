@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import assets
 from ..attest import digest
-from ..core import Budget, Compute, Corpus, Role, Subject, UserError, by_metric
+from ..core import Budget, Compute, Corpus, Role, Subject, UserError, Wrap, by_metric
 from ..core.files import change, read_yaml
 from ..corpus.world import from_files, read_any_items, split
 from ..engine.rig import Progress, Rig
@@ -27,13 +28,15 @@ class Job(Entry):
     seed: int = 0
     donor_folder: str | None = None
     """For components with a `donor`: the other model's folder."""
+    wrap: Wrap = Wrap()
+    """What stands around every prompt, as in a study."""
     compute: Compute = Compute()
     """Device, precision and threads."""
     where: str = "the job"
     """What messages call the place it was read from."""
 
 
-OWN = ("use", "corpus", "budget", "seed", "compute")
+OWN = ("use", "corpus", "budget", "seed", "wrap", "compute")
 
 
 def read_job(config: Path | None, changes: Mapping[str, Any]) -> tuple[Job, Path]:
@@ -66,13 +69,16 @@ def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progre
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise UserError(f"the folder {out} cannot be written: {above} does not let it. Give another with --out.")
     from ..engine import models
+    from ..engine.folders import check_folder
+    from ..engine.prompts import check_chat
 
-    models.check_folder(model)
+    check_folder(model)
+    check_chat(model, job.wrap)
     corpus = _corpus(shelf, job, folder)
-    donor = None if job.donor_folder is None else (lambda: models.load(folder / str(job.donor_folder)))
+    donor = None if job.donor_folder is None else (lambda: models.load(assets.path(str(job.donor_folder), folder)))
     rig = Rig(job.seed, f"{shelf}/{job.use}", budget=job.spend, donor=donor, progress=progress)
     try:
-        subject = component.apply(models.load(model), corpus, rig)
+        subject = component.apply(models.load(model, job.wrap), corpus, rig)
     except UserError as error:
         mend = "" if job.corpus else " It has no 'corpus: {hazard: PATH, benign: PATH}'."
         raise UserError(f"{job.where} ({shelf}.{job.use}): {error}{mend}") from None
@@ -114,10 +120,14 @@ def evaluate(model: Path, job: Job, folder: Path) -> list[dict[str, Any]]:
     """Grade a model folder on a file of items: one row a metric."""
     component = job.component("evaluations", job.where).resolved(folder)
     from ..engine import models
+    from ..engine.folders import check_folder
+    from ..engine.prompts import check_chat
 
-    models.check_folder(model)
-    items = read_any_items(folder / component.items, where=f"{job.where}, items")
+    check_folder(model)
+    check_chat(model, job.wrap)
+    items = read_any_items(assets.path(component.items, folder), where=f"{job.where}, items")
     role: Role | None = component.role or (items["role"][0].as_py() if "role" in items.column_names else None)
     place = {"evaluation": job.use, "role": role, "items": component.items}
+    place |= {} if job.wrap == Wrap() else {"wrap": job.wrap.changed()}
     weights = {"weights": digest.of_weights(model)}
-    return [place | summary | weights for summary in by_metric(component.grade(models.load(model), items))]
+    return [place | summary | weights for summary in by_metric(component.grade(models.load(model, job.wrap), items))]

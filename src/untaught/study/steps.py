@@ -1,15 +1,16 @@
-"""Doing a step: from its inputs in the store to its outputs in the store."""
+"""Doing a step: from its inputs in the store to its outputs in the store.
+
+Where a launcher started several processes, all of them train; the rest is the first one's, and the others wait for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .. import assets
 from ..attest import digest
-from ..core import MASKED, Budget, Corpus, Record, Scorer, Spent, Subject, UserError, Wrap
+from ..core import MASKED, Budget, Corpus, Inapplicable, Record, Scorer, Spent, Subject, UserError, Wrap, marks
 from ..core.statistics import wilson
 from ..corpus.deciding import decisions
 from ..corpus.masking import Part, masks
 from ..corpus.policy import Fitted, names_of
 from ..corpus.world import World, from_files, read_any_items, role_of, split
 from ..corpus.writing import write_documents
+from ..engine import memory, parallel
 from ..engine.rig import Progress, Rig
 from .provenance import code, uses, versions
 from .schema import Stage, Study
@@ -37,6 +40,10 @@ MODEL = "model"
 """Folder of a step's weights, in the step's folder."""
 
 
+BARRED = "inapplicable"
+"""In a record's measurements: why the step's method cannot be applied to this kind of model."""
+
+
 @dataclass(frozen=True)
 class Done:
     """What came of a step, before it is a record."""
@@ -44,6 +51,7 @@ class Done:
     outputs: dict[str, str]
     spent: Spent
     measured: Mapping[str, Any]
+    cost: Mapping[str, float] = field(default_factory=dict)
 
 
 class Bench:
@@ -57,7 +65,8 @@ class Bench:
         """Do the steps of a group that are not done. Another run that shares the store and a step waits its turn."""
         with contextlib.ExitStack() as held:
             for step in sorted((s for s in group if s.kind != "evaluations"), key=lambda s: s.identity):
-                held.enter_context(self.store.alone(step.identity))
+                if parallel.rank() == 0:
+                    held.enter_context(self.store.alone(step.identity))
             self._do(group)
 
     def _do(self, group: Sequence[Step]) -> None:
@@ -65,22 +74,26 @@ class Bench:
         attacks = [step for step in group if step.kind == "attacks"]
         graded = [step for step in group if step.kind == "evaluations"]
         for step in group:
-            if step.kind not in ("attacks", "evaluations") and not self.done(step):
+            if step.kind in ("world", "filters") and not self.done(step):
                 self._write(step, getattr(self, f"_{step.kind}"))
+            if step.kind in ("training", "unlearning") and not self.done(step):
+                with self._barring(step):
+                    self._intervene(step)
         wanted = [a for a in attacks if any(not self.done(g) for g in graded if g.inputs["subject"] == a)]
         wanted += [a for a in attacks if not self.done(a) and a not in wanted]
-        missing = [a for a in wanted if not (self.done(a) and self._model(a).is_dir())]
+        missing = [a for a in wanted if not (self.done(a) and self._has_model(a))]
         if missing:
-            self._attack(missing)
+            with self._barring(*missing):
+                self._attack(missing)
         for step in graded:
             if not self.done(step):
                 self._write(step, self._evaluations)
-        for step in attacks:
+        for step in attacks if parallel.rank() == 0 else ():
             self.store.drop(step.identity, MODEL)
 
     def done(self, step: Step) -> bool:
         """Whether the step's record is there."""
-        return self.store.record(step.identity) is not None
+        return bool(parallel.first(lambda: self.store.record(step.identity) is not None))
 
     # -- kinds of step --------------------------------------------------------------------------------------------
 
@@ -89,7 +102,7 @@ class Bench:
         if study.corpus is None:
             world = study.world_settings().build(step.seed)
             start = study.start.build(world.documents["text"].to_pylist(), step.seed)
-            outputs = self._save(start, folder)
+            outputs = self._save(replace(start, wrap=study.wrap), folder)
         else:
             corpus, at = study.corpus, study.folder
             world = from_files(
@@ -102,11 +115,12 @@ class Bench:
             )
             from ..engine import models
 
-            outputs = self._save(models.load(at / str(study.base)), folder)
+            start = models.load(assets.path(str(study.base), at), study.wrap)
+            outputs = self._save(start, folder)
         world.save(folder)
         truth = split(world.documents)
         outputs |= {name: digest.of_file(folder / name) for name in ("documents.parquet", "attack.parquet")}
-        measured = {"hazard": truth.hazard.num_rows, "benign": truth.benign.num_rows}
+        measured = {"hazard": truth.hazard.num_rows, "benign": truth.benign.num_rows, **_chat(start)}
         return Done(outputs, Spent(), measured)
 
     def _filters(self, step: Step, folder: Path) -> Done:
@@ -132,21 +146,17 @@ class Bench:
     def _scorer(self, stage: Stage, labelled: Corpus, step: Step) -> Scorer:
         return stage.component("filters", stage.use).fit(labelled, Rig(step.seed, f"filters/{stage.use}"))
 
-    def _training(self, step: Step, folder: Path) -> Done:
+    def _intervene(self, step: Step) -> None:
+        """Training and unlearning."""
         if "text" in step.inputs:
-            table = pq.read_table(self.store.folder(step.inputs["text"].identity) / "kept.parquet")
+            documents = pq.read_table(self.store.folder(step.inputs["text"].identity) / "kept.parquet")
         else:
-            table = self._text(step).documents
-        return self._intervene(step, folder, table)
-
-    def _unlearning(self, step: Step, folder: Path) -> Done:
-        return self._intervene(step, folder, self._text(step).documents)
-
-    def _intervene(self, step: Step, folder: Path, documents: pa.Table) -> Done:
+            documents = self._text(step).documents
         rig = self._rig(step)
-        subject = self._component(step).apply(self._subject(step.inputs["subject"]), split(documents), rig)
+        with _named(step):
+            subject = self._applied(step, split(documents), rig)
         rig.spent.seconds = rig.elapsed
-        return Done(self._save(subject, folder), rig.spent, rig.measured)
+        self._write(step, lambda _, folder: Done(self._save(subject, folder), rig.spent, rig.measured, rig.cost))
 
     def _attack(self, steps: Sequence[Step]) -> None:
         """One run with the largest budget; the smaller ones are stops on the way, or runs of their own."""
@@ -156,7 +166,7 @@ class Bench:
         rig = self._rig(largest, stops)
         corpus = split(self._text(largest).attack)
         with _named(largest):
-            subject = self._component(largest).apply(self._subject(largest.inputs["subject"]), corpus, rig)
+            subject = self._applied(largest, corpus, rig)
         rig.spent.seconds = rig.elapsed
         for step in ordered[:-1]:
             budget = step.budget or Budget()
@@ -165,18 +175,23 @@ class Bench:
                 self._attack([step])
                 continue
             model, spent = point
-            self._finish_attack(step, replace(subject, model=model), spent, {})
-        self._finish_attack(largest, subject, rig.spent, rig.measured)
+            self._finish_attack(step, replace(subject, model=model), spent, {}, rig.cost)
+        self._finish_attack(largest, subject, rig.spent, rig.measured, rig.cost)
 
-    def _finish_attack(self, step: Step, subject: Subject, spent: Spent, measured: Mapping[str, Any]) -> None:
+    def _finish_attack(
+        self, step: Step, subject: Subject, spent: Spent, measured: Mapping[str, Any], cost: Mapping[str, float]
+    ) -> None:
         """A new record; or, where the weights of a finished attack were dropped and made again, those same weights."""
+        if self.done(step):
+            parallel.first(lambda: self._restore(step, subject))
+        else:
+            self._write(step, lambda _, folder: Done(self._save(subject, folder), spent, measured, cost))
+
+    def _restore(self, step: Step, subject: Subject) -> None:
         before = self.store.record(step.identity)
-        if before is None:
-            self._write(step, lambda _, folder: Done(self._save(subject, folder), spent, measured))
-            return
         with self.store.writing(step.identity) as folder:
             weights = self._save(subject, folder)["weights"]
-            if weights != before.outputs["weights"]:
+            if before is not None and weights != before.outputs["weights"]:
                 raise UserError(
                     f"{step.label}, gave other weights than before: {weights[:12]}, not"
                     f" {before.outputs['weights'][:12]}. The machine or its libraries changed; use a new UNTAUGHT_HOME."
@@ -184,27 +199,61 @@ class Bench:
             self.store.restore(folder, step.identity, MODEL)
 
     def _evaluations(self, step: Step, folder: Path) -> Done:
-        component = self._component(step)
+        """Marks; none at all of a subject that could not be made."""
+        component, barred = self._component(step), self._barred(step)
         items = self._items(step, component.items)
-        marks = component.grade(self._subject(step.inputs["subject"]), items)
-        write_documents(marks, folder / "marks.parquet")
+        graded = marks([]) if barred else component.grade(self._subject(step.inputs["subject"]), items)
+        write_documents(graded, folder / "marks.parquet")
         role = component.role or role_of(items, component.items)
-        return Done({"marks.parquet": digest.of_file(folder / "marks.parquet")}, Spent(), {"role": role})
+        measured = {"role": role} | ({BARRED: barred} if barred else {})
+        return Done({"marks.parquet": digest.of_file(folder / "marks.parquet")}, Spent(), measured)
 
     # -- what the kinds share -------------------------------------------------------------------------------------
 
+    def _applied(self, step: Step, corpus: Corpus, rig: Rig) -> Subject:
+        """What a step's component makes of its subject. An `Inapplicable` where that could not be made itself."""
+        if barred := self._barred(step):
+            raise Inapplicable(barred)
+        return self._component(step).apply(self._subject(step.inputs["subject"]), corpus, rig)
+
+    def _barred(self, step: Step) -> str | None:
+        """Why a subject that a step stands on could not be made, if it could not."""
+        return parallel.first(lambda: self._why_barred(step))
+
+    def _why_barred(self, step: Step) -> str | None:
+        above = (step.inputs[role] for role in ("subject", "donor") if role in step.inputs)
+        records = (self.store.record(one.identity) for one in above)
+        return next((str(r.measured[BARRED]) for r in records if r is not None and BARRED in r.measured), None)
+
+    @contextlib.contextmanager
+    def _barring(self, *steps: Step) -> Iterator[None]:
+        """A method that cannot be applied to this kind of model leaves a record that says why; the others go on."""
+        try:
+            yield
+        except Inapplicable as error:
+            told = {BARRED: str(error)}
+            for step in steps:
+                if not self.done(step):
+                    self._write(step, lambda _, folder: Done({}, Spent(), told))
+
     def _rig(self, step: Step, stops: Sequence[int] = ()) -> Rig:
+        from ..engine.checkpoints import Checkpoints
+
         donor = step.inputs.get("donor")
+        attempt = f"/{seed}" if (seed := step.settings.get("attack_seed")) else ""
         progress: Progress | None = None
         if self.say is not None:
             progress = functools.partial(self.say, step.identity)
         return Rig(
             step.seed,
-            f"{step.kind}/{step.entry.use if step.entry else ''}",
+            f"{step.kind}/{step.entry.use if step.entry else ''}{attempt}",
             budget=step.budget,
             stops=stops,
             donor=None if donor is None else lambda: self._subject(donor),
             progress=progress,
+            checkpoints=Checkpoints(
+                self.store.unfinished(step.identity), step.identity, self.study.compute.checkpoint_seconds
+            ),
         )
 
     def _component(self, step: Step) -> Any:
@@ -214,6 +263,9 @@ class Bench:
 
     def _model(self, step: Step) -> Path:
         return self.store.folder(step.identity) / MODEL
+
+    def _has_model(self, step: Step) -> bool:
+        return bool(parallel.first(lambda: self._model(step).is_dir()))
 
     def _subject(self, step: Step) -> Subject:
         """A step's subject. The last one is kept, since a group asks the same one many things."""
@@ -231,7 +283,7 @@ class Bench:
         """The items an evaluation asks: the world's, or those of the study's file."""
         if self.study.corpus is None:
             return self._text(step).items[name]
-        return read_any_items(self.study.folder / self.study.items[name])
+        return read_any_items(assets.path(self.study.items[name], self.study.folder))
 
     def _save(self, subject: Subject, folder: Path) -> dict[str, str]:
         from ..engine import models
@@ -242,6 +294,11 @@ class Bench:
 
     def _write(self, step: Step, work: Callable[[Step, Path], Done]) -> None:
         """Do the work in a folder of its own, and make it the step's with the record written last."""
+        parallel.first(lambda: self._record(step, work))
+
+    def _record(self, step: Step, work: Callable[[Step, Path], Done]) -> None:
+        from ..engine.compute import decisive
+
         began = time.perf_counter()
         with self.store.writing(step.identity) as folder:
             with _named(step):
@@ -261,11 +318,21 @@ class Bench:
                     outputs=done.outputs,
                     measured=dict(done.measured),
                     spent=spent,
-                    cost={"seconds": round(seconds, 3), "peak_bytes": _peak_bytes()},
+                    cost={"seconds": round(seconds, 3), "peak_bytes": memory.most(), **done.cost},
+                    compute=decisive(self.study.compute),
                     code=code(step.kind, uses(step.kind, step.settings)),
                     versions=versions(),
                 ),
             )
+
+
+def _chat(start: Subject) -> dict[str, Any]:
+    """For the record: the chat template, and what the model is handed for a prompt."""
+    if not start.wrap.chat:
+        return {}
+    from ..engine.prompts import resolved
+
+    return {"chat": resolved(start)}
 
 
 @contextlib.contextmanager
@@ -274,7 +341,7 @@ def _named(step: Step) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{step.label}: {error}") from None
+        raise type(error)(f"{step.label}: {error}") from None
 
 
 def _by_stage(fitted: Sequence[Fitted], flagged: pa.Table, documents: pa.Table) -> list[dict[str, Any]]:
@@ -334,9 +401,3 @@ def _truth(documents: pa.Table, kept: np.ndarray) -> dict[str, Any]:
         disguised = documents["disguised"].to_numpy(zero_copy_only=False)
         found |= {"disguised": int(disguised.sum()), "disguised_removed": int((disguised & ~kept).sum())}
     return found
-
-
-def _peak_bytes() -> float:
-    """Most memory this process has held. The kernel counts in KiB on Linux and in bytes on macOS."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -44,6 +44,10 @@ class Store:
         """Where a finished step's outputs are."""
         return self.root / identity[:2] / identity
 
+    def unfinished(self, identity: str) -> Path:
+        """Where checkpoints of a step that is under way are. They are gone when the step is finished."""
+        return self.folder(identity).with_name(f".{identity}.unfinished")
+
     def record(self, identity: str) -> Record | None:
         """The step's record, or None when the step is not done."""
         try:
@@ -73,6 +77,7 @@ class Store:
             self._discard(place, record.identity)  # a damaged one
             with contextlib.suppress(OSError):
                 made.rename(place)
+        self._discard(self.unfinished(record.identity), record.identity)
         if self.record(record.identity) is None:
             raise OSError(f"the step {record.title} could not be put in its place in {place.parent}")
 
@@ -80,6 +85,7 @@ class Store:
         """Give a finished step back an output that was dropped. Its record is not touched."""
         with contextlib.suppress(OSError):  # it is there already
             (made / name).rename(self.folder(identity) / name)
+        self._discard(self.unfinished(identity), identity)
 
     def drop(self, identity: str, name: str) -> None:
         """Remove one output of a finished step. Its record stays: the step is done, and can be done again."""
@@ -103,12 +109,20 @@ class Store:
                 return
 
     def sweep(self) -> None:
-        """Remove what killed processes left half done: of this machine, or of any that was not touched for a week."""
+        """Remove what killed processes left half done: of this machine, or of any that was not touched for a week.
+
+        Checkpoints stay for a week, unless their step was finished after them.
+        """
         for path in self.root.glob("*/.*-*-*-*"):
             host, process = path.name.split("-")[1:3]
             with contextlib.suppress(FileNotFoundError):  # its owner finished it
                 gone = host == HERE and not _runs(int(process))
                 if gone or time.time() - path.stat().st_mtime > WEEK:
+                    shutil.rmtree(path, ignore_errors=True)
+        for path in self.root.glob("*/.*.unfinished"):
+            with contextlib.suppress(FileNotFoundError):
+                record, seen = self.folder(path.name.split(".")[1]) / RECORD, path.stat().st_mtime
+                if time.time() - seen > WEEK or (record.exists() and record.stat().st_mtime > seen):
                     shutil.rmtree(path, ignore_errors=True)
         for path in self.root.glob("*/.*.lock"):
             with contextlib.suppress(OSError), path.open("r+") as file:  # someone has it, or removed it
