@@ -34,10 +34,16 @@ claims: $(READY)  ## Run the slow scientific checks: the default study and the r
 demo: $(READY)  ## Run the default study with one seed into runs/demo (about 4 minutes on two cores)
 	$(BIN)/untaught run --set 'seeds=[0]' --out runs/demo
 
-bench: $(READY)  ## Time what the README promises, and with CORPUS=DIR filtering too; prints and keeps benchmarks/*.json
+bench: $(READY)  ## Time what is promised, the real study too, and with CORPUS=DIR filtering; prints and keeps benchmarks/*.json
 	$(if $(CORPUS),$(BIN)/python -m pip install --quiet pyahocorasick hyperscan)
 	$(if $(CORPUS),$(BIN)/python benchmarks/scanner.py $(CORPUS))
 	$(if $(CORPUS),$(BIN)/python benchmarks/filtering.py $(CORPUS) --reference)
+	$(BIN)/untaught fetch smollm2 elements
+	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/rmu_step.py
+	$(BIN)/python benchmarks/real_study.py
+	$(BIN)/python benchmarks/real_study.py --seeds
+	$(BIN)/python benchmarks/gpu/interventions.py
 	$(BIN)/python benchmarks/promises.py
 	$(BIN)/python benchmarks/promises.py --test
 

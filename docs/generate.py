@@ -3,8 +3,8 @@
     python docs/generate.py [RUN]        RUN: a finished run of the default study with three seeds (runs/default)
 
 Writes docs/recovery.svg, docs/default-study.json and the README's table from RUN, docs/study.schema.json from the code,
-and docs/recall-curve.svg and the tables of docs/how-good-must-a-filter-be.md from benchmarks/*.json. Without
-a finished run the first three are left as they are.
+and docs/recall-curve.svg and the tables of docs/how-good-must-a-filter-be.md and docs/real-study.md from
+benchmarks/*.json. Without a finished run the first three are left as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ README = HERE.parent / "README.md"
 RECALL_PAGE = HERE / "how-good-must-a-filter-be.md"
 RECALL_NUMBERS = HERE.parent / "benchmarks" / "recall_curve.json"
 MASKING_NUMBERS = HERE.parent / "benchmarks" / "masking.json"
+REAL_PAGE = HERE / "real-study.md"
+REAL_NUMBERS = HERE.parent / "benchmarks" / "real_study.json"
 MISSES = {"documents": "misses documents", "facts": "misses whole facts"}
 
 
@@ -38,6 +40,9 @@ def main() -> None:
     fill(RECALL_PAGE, "numbers", recall_table(recall))
     fill(RECALL_PAGE, "copies", copies_table(recall))
     fill(RECALL_PAGE, "masking", masking_table(json.loads(MASKING_NUMBERS.read_text(encoding="utf-8"))))
+    real = json.loads(REAL_NUMBERS.read_text(encoding="utf-8"))
+    fill(REAL_PAGE, "numbers", real_table(real["real"]["rows"]))
+    fill(REAL_PAGE, "seeds", seeds_table(real["real-three-seeds"]["rows"]))
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/default")
     if not (run / "results.jsonl").is_file():
         print(f"{run} is no finished run: the README was left alone. `untaught run --out {run}` makes one.")
@@ -171,6 +176,64 @@ def copies_table(recall: dict[str, Any]) -> str:
     names = [str(r["least"]) if r["least"] == r["most"] else f"{r['least']}\u2013{r['most']}" for r in rows]
     lines = [["facts", *(str(row["facts"]) for row in rows)], ["V known", *map(cell, rows)]]
     return ruled(["statements left of the fact", *names], lines)
+
+
+REAL_COLUMNS = {
+    "V": ("multiple_choice", "hazard_held_out", "accuracy"),
+    "V recalled": ("cloze", "hazard_held_out", "recall_probability"),
+    "V with a text": ("open_book", "hazard_open_book", "accuracy_with_text"),
+    "neighbour": ("multiple_choice", "neighbour", "accuracy"),
+    "capitals": ("multiple_choice", "benign", "accuracy"),
+    "nats a token": ("perplexity", "benign_text", "nats_per_token"),
+}
+"""Columns of the real study's table: evaluation, items, metric."""
+
+
+def real_table(rows: list[dict[str, Any]]) -> str:
+    """Every arm before and after every attack of the real study."""
+    lines: dict[tuple[str, str], dict[tuple[str, str, str], float]] = {}
+    for row in rows:
+        if row["attack"] is None or row["steps"] or row["attack"] != "relearn":
+            values = lines.setdefault((real_attack(row), row["arm"]), {})
+            values[row["evaluation"], row["items"], row["metric"]] = row["value"]
+    arms = list(dict.fromkeys(arm for _, arm in lines))
+    cells = []
+    for attack in dict.fromkeys(attack for attack, _ in lines):
+        for arm in arms:
+            values = [(metric, lines[attack, arm][items]) for items in REAL_COLUMNS.values() for metric in items[2:]]
+            told = [f"{value:.2f}" if metric == "nats_per_token" else f"{value:.0%}" for metric, value in values]
+            cells.append([attack if arm == arms[0] else "", f"`{arm}`", *told])
+    return ruled(["attack", "arm", *REAL_COLUMNS], cells)
+
+
+def real_attack(row: dict[str, Any]) -> str:
+    """An attack in a few words."""
+    told = row["attack_settings"]
+    return {
+        None: "none",
+        "relearn": f"{row['steps']} steps, {'LoRA' if 'rank' in told else 'all blocks'}",
+        "quantise": f"4 bits, {'another grid' if told.get('shift') else 'its own grid'}",
+        "interpolate": f"{told.get('share', 0):.0%} of the way back",
+        "ablate": "one direction out",
+    }[row["attack"]]
+
+
+def seeds_table(rows: list[dict[str, Any]]) -> str:
+    """Lowest, mean and highest over seeds of unlearning and of the attack."""
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        for items in ("hazard_held_out", "neighbour", "benign"):
+            cells = []
+            for steps in (0, 10, 20):
+                found = [
+                    row["value"]
+                    for row in rows
+                    if (row["arm"], row["items"], row["metric"], row["steps"]) == (arm, items, "accuracy", steps)
+                    and (row["attack"] is None) == (steps == 0)
+                ]
+                cells.append(f"{sum(found) / len(found):.0%} ({min(found):.0%}–{max(found):.0%})")
+            lines.append([f"`{arm}`", items, *cells])
+    return ruled(["arm", "items", "before", "after 10 steps", "after 20 steps"], lines)
 
 
 def masking_table(masking: dict[str, Any]) -> str:
