@@ -7,11 +7,7 @@ import copy
 import json
 
 import pytest
-
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("there is no CUDA device here", allow_module_level=True)
-
+import torch
 from typer.testing import CliRunner
 
 from untaught.assets import path as asset
@@ -24,6 +20,8 @@ from untaught.lab.compounds import Compounds
 from untaught.lab.start import StartingModel
 from untaught.training.finetune import Finetune
 from untaught.unlearning.rmu import Rmu
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 
 
 @pytest.fixture(autouse=True)

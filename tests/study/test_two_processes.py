@@ -154,6 +154,7 @@ def test_what_only_the_first_process_does_ends_the_others_when_it_fails(tmp_path
         "def fail():\n    raise UserError('no room')\n"
         "with parallel.joined('cpu'):\n"
         "    assert parallel.first(lambda: {'a': [1, 'é']}) == {'a': [1, 'é']}\n"
+        "    assert parallel.first(lambda: parallel.first(lambda: 3)) == 3\n"
         "    assert parallel.summed({'b': 2.5, 'c': parallel.rank()}) == {'b': 5.0, 'c': 1.0}\n"
         "    try:\n        parallel.first(fail)\n"
         "    except UserError as error:\n        print(f'{parallel.rank()} {error}\\n', end='', flush=True)\n",

@@ -31,8 +31,8 @@ def study(tmp_path):
     for side, lines in TEXTS.items():
         rows = [json.dumps({"id": f"{side}{i}", "text": text}) for i, text in enumerate(lines)]
         (tmp_path / f"{side}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    item = {"id": "q", "question": "The precursor of brol is", "choices": ["tin", "lead"], "answer": 0, "role": "hazard"}
-    (tmp_path / "items.jsonl").write_text(json.dumps(item), encoding="utf-8")
+    item = {"id": "q", "question": "The precursor of brol is", "choices": ["tin", "lead"], "answer": 0}
+    (tmp_path / "items.jsonl").write_text(json.dumps(item | {"role": "hazard"}), encoding="utf-8")
     table = {
         "base": "base",
         "corpus": {side: f"{side}.jsonl" for side in TEXTS},

@@ -214,6 +214,37 @@ def test_blocks_are_computed_twice_when_that_is_asked_for(subject, computing):
             assert len(calls) == wanted
 
 
+# ------------------------------------------------------------------------------------------------------ precision
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed", "bfloat16"])
+@pytest.mark.parametrize("changes", [{}, {"micro_batch": 2, "checkpointing": True}])
+def test_terms_are_float32_whatever_the_weights_and_products_are(subject, monkeypatch, dtype, changes):
+    monkeypatch.setattr(compute, "_now", Compute(device="cpu", dtype=dtype, **changes))
+    subject.model.to(compute.weights())
+    seen, original = set(), loop._gradients
+
+    def looking(model, loss, drawn):
+        def noted(*parts):
+            terms = loss(*parts)
+            seen.update(term.dtype for term in terms.values())
+            return terms
+
+        return original(model, noted, drawn)
+
+    monkeypatch.setattr(loop, "_gradients", looking)
+    for shelf, use, how in (
+        ("unlearning", "rmu", {}),
+        ("unlearning", "grad_diff", {}),
+        ("attacks", "relearn", {"lowest": 1}),
+        ("attacks", "relearn", {"rank": 2}),
+    ):
+        method = find(shelf, use)(batch_size=3, **how)
+        result = method.apply(subject, CORPUS, Rig(0, "x", budget=Budget(steps=2)))
+        assert {weight.dtype for weight in result.model.parameters()} == {compute.weights()}
+    assert seen == {torch.float32}
+
+
 # ------------------------------------------------------------------------------------------------------- adapters
 
 

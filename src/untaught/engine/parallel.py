@@ -29,6 +29,8 @@ PATIENCE = datetime.timedelta(days=7)
 BUCKET = 2**24
 """Numbers of gradients that are added up in one message."""
 
+_busy = False
+
 
 def world() -> int:
     """How many processes there are."""
@@ -70,12 +72,12 @@ def joined(device: str) -> Iterator[None]:
     torch.distributed.destroy_process_group()  # not after a failure: it could wait for a process that is gone
 
 
-def _board() -> torch.distributed.Store:
+def _board() -> Any:
     """Where processes leave word of how to reach them; on one machine, a fresh one each time torchrun starts them anew.
 
     Torch keeps one for all times, and then some find word of processes that are gone.
     """
-    from torch.distributed import PrefixStore
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     store = next(iter(rendezvous("env://", rank(), world(), timeout=PATIENCE)))[0]
@@ -85,19 +87,26 @@ def _board() -> torch.distributed.Store:
 
 
 def first(work: Callable[[], Any]) -> Any:
-    """The first process does the work, and all come to the same end: what it returns, plain data, or its failure."""
-    if world() == 1:
+    """The first process does the work, and all come to the same end: what it returns, plain data, or its failure.
+
+    Within such work, it does more of it without telling.
+    """
+    global _busy  # noqa: PLW0603
+    if world() == 1 or _busy:
         return work()
     if rank() > 0:
         told = _heard({})
         if "failed" in told:
             raise UserError(told["failed"])
         return told["made"]
+    _busy = True
     try:
         made = work()
     except Exception as error:
         _heard({"failed": str(error)})
         raise
+    finally:
+        _busy = False
     return _heard({"made": made})["made"]
 
 

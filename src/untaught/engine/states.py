@@ -24,7 +24,10 @@ ROOM = 2**31
 
 
 def hidden(model: nn.Module, batch: Batch, layer: int, below: Activations | None = None) -> Tensor:
-    """Output of block `layer`: (batch, time, width). Blocks above it, and those that `below` covers, are not run."""
+    """Output of block `layer` in float32: (batch, time, width).
+
+    Blocks above it, and those that `below` covers, are not run.
+    """
     stack, batch, found = blocks(model), batch.to(device()), []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -39,7 +42,7 @@ def hidden(model: nn.Module, batch: Batch, layer: int, below: Activations | None
         held.enter_context(_replaced(_head(model), lambda state: state))
         with autocast():
             model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    return _state(found[0])
+    return _state(found[0]).float()
 
 
 class Activations:
@@ -80,11 +83,11 @@ class Activations:
             found: list[Any] = []
             hook = blocks(self.model)[self.layer].register_forward_hook(lambda m, a, output: found.append(output))
             try:
-                states = hidden(self.model, batch, self.layer)
+                hidden(self.model, batch, self.layer)
             finally:
                 hook.remove()
         self._form = _like(found[0], torch.empty(0))
-        lengths = batch.mask.sum(1).tolist()
+        states, lengths = _state(found[0]), batch.mask.sum(1).tolist()
         made = {row: state[:length].clone() for row, state, length in zip(chosen, states, lengths, strict=True)}
         size = sum(state.nbytes for state in made.values())
         if self._bytes + size <= self.room:
