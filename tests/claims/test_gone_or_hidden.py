@@ -13,6 +13,7 @@ from untaught.study.plan import plan
 from untaught.study.run import run
 from untaught.study.schema import Study, load
 from untaught.study.store import Store
+from untaught.study.together import Unwatched
 
 SMALL = {
     "seeds": [0],
@@ -29,20 +30,9 @@ SMALL = {
 }
 
 
-class Quiet:
-    def started(self, steps):
-        pass
-
-    def progress(self, identity, done, total):
-        pass
-
-    def finished(self, steps):
-        pass
-
-
 def outcome(study: Study, out: Path, home: Path | None) -> "Outcome":
     what, store = plan(study), Store(home)
-    run(what, store, Quiet())
+    run(what, store, Unwatched())
     return Outcome(results.write(what, store, out))
 
 

@@ -16,19 +16,9 @@ from untaught.study.plan import plan
 from untaught.study.run import run
 from untaught.study.schema import load
 from untaught.study.store import Store
+from untaught.study.together import Unwatched
 
 STUDY = Path(__file__).parents[2] / "studies" / "real-three-seeds.yaml"
-
-
-class Quiet:
-    def started(self, steps):
-        pass
-
-    def progress(self, identity, done, total):
-        pass
-
-    def finished(self, steps):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +30,7 @@ def rows(tmp_path_factory):
     except UserError as error:
         pytest.skip(f"the real model is not here: {error}")
     what, store = plan(load(STUDY)), Store()
-    run(what, store, Quiet())
+    run(what, store, Unwatched())
     written = results.write(what, store, tmp_path_factory.mktemp("real"))
     return [row for row in written if row["metric"] == "accuracy" and row["budget"]["steps"] in (0, 20)]
 

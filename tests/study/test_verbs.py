@@ -72,6 +72,7 @@ def test_no_setting_is_a_flag():
     common = {"--out", "--set", "--json", "--config"}
     doing = {"--apply", "--executor", "--estimate", "--audit", "--show-text", "--upload", "--public"}
     assert flags.pop("filter") == common | doing
+    assert flags.pop("run") == {"--out", "--set", "--json", "--executor"}
     assert flags.pop("report") == {"--json", "--show-text", "--data"}
     assert flags.pop("fetch") == {"--json", "--name", "--again"}
     assert set().union(*flags.values()) == common

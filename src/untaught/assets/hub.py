@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import UserError
-from ..corpus.hub import PREFIX
+from ..corpus.hub import PREFIX, client, first_line
 from . import model_folders
 from .keeping import Provenance
 
@@ -32,7 +32,7 @@ def _parted(given: str) -> tuple[str, str | None]:
 
 def bring(given: str, name: str, made: Path) -> Provenance:
     """Write the asset's files."""
-    hub = _hub()
+    hub = client()
     repository, revision = _parted(given)
     try:
         found: Any = hub.HfApi().model_info(repository, revision=revision)
@@ -43,7 +43,7 @@ def bring(given: str, name: str, made: Path) -> Provenance:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"'{given}' cannot be fetched ({error.__class__.__name__}): {_first_line(error)}") from None
+        raise UserError(f"'{given}' cannot be fetched ({error.__class__.__name__}): {first_line(error)}") from None
     shutil.rmtree(made / ".cache", ignore_errors=True)  # notes of the Hub's own
     model_folders.check(made, given)
     licence = next((tag.removeprefix("license:") for tag in found.tags or [] if tag.startswith("license:")), None)
@@ -52,15 +52,3 @@ def bring(given: str, name: str, made: Path) -> Provenance:
         attribution=f"https://huggingface.co/{repository}",
         source={"hub": repository, "commit": found.sha, "asked": revision or "the default branch"},
     )  # fmt: skip
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError:
-        raise UserError("the Hub needs the extra 'hub': pip install 'untaught[hub]'.") from None
-    return huggingface_hub
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason was given"])[0][:200]

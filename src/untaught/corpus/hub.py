@@ -23,13 +23,13 @@ def fetched(given: str, kinds: Sequence[str]) -> Path:
         raise UserError(f"'{given}' names no dataset. Give {PREFIX}OWNER/NAME, with @REVISION where it must not move.")
     below = "/".join([*parts[2:], ""])
     patterns = [f"{below}*{kind}" for kind in kinds]
-    with_hub = _hub()
+    with_hub = client()
     try:
         folder = with_hub.snapshot_download(
             "/".join(parts[:2]), repo_type="dataset", revision=revision or None, allow_patterns=patterns
         )
     except Exception as error:
-        raise UserError(f"'{given}' cannot be fetched ({error.__class__.__name__}): {_first_line(error)}") from None
+        raise UserError(f"'{given}' cannot be fetched ({error.__class__.__name__}): {first_line(error)}") from None
     return Path(folder) / below
 
 
@@ -38,7 +38,7 @@ def upload(folder: Path, given: str, *, public: bool) -> str:
     name = given.removeprefix(PREFIX)
     if not (folder / "kept").is_dir():
         raise UserError(f"{folder} holds no kept documents. Write them with --apply first.")
-    api: Any = _hub().HfApi()
+    api: Any = client().HfApi()
     try:
         api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True)
         if not public and not api.repo_info(name, repo_type="dataset").private:
@@ -48,11 +48,12 @@ def upload(folder: Path, given: str, *, public: bool) -> str:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"'{given}' cannot be written ({error.__class__.__name__}): {_first_line(error)}") from None
+        raise UserError(f"'{given}' cannot be written ({error.__class__.__name__}): {first_line(error)}") from None
     return f"{PREFIX}{name}"
 
 
-def _hub() -> Any:
+def client() -> Any:
+    """The Hub's own library, or a `UserError` that says how to get it."""
     try:
         import huggingface_hub
     except ModuleNotFoundError:
@@ -60,5 +61,6 @@ def _hub() -> Any:
     return huggingface_hub
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of the Hub's says, in short."""
     return (str(error).strip().splitlines() or ["no reason was given"])[0][:200]

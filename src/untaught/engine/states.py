@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .anatomy import blocks
+from .anatomy import blocks, first
 from .batches import Batch, Rows
 from .compute import autocast, device
 
@@ -42,7 +42,7 @@ def hidden(model: nn.Module, batch: Batch, layer: int, below: Activations | None
         held.enter_context(_replaced(_head(model), lambda state: state))
         with autocast():
             model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    return _state(found[0]).float()
+    return first(found[0]).float()
 
 
 class Activations:
@@ -87,18 +87,13 @@ class Activations:
             finally:
                 hook.remove()
         self._form = _like(found[0], torch.empty(0))
-        states, lengths = _state(found[0]), batch.mask.sum(1).tolist()
+        states, lengths = first(found[0]), batch.mask.sum(1).tolist()
         made = {row: state[:length].clone() for row, state, length in zip(chosen, states, lengths, strict=True)}
         size = sum(state.nbytes for state in made.values())
         if self._bytes + size <= self.room:
             self._bytes += size
             self._kept.update(made)
         return made
-
-
-def _state(output: Any) -> Tensor:
-    """The hidden states among what a block returned."""
-    return output if isinstance(output, Tensor) else output[0]
 
 
 def _like(output: Any, state: Tensor) -> Any:
