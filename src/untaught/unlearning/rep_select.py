@@ -15,6 +15,7 @@ over batches where theirs is a sum; `size` is relative where theirs is a rate; a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -72,7 +73,7 @@ def _collapsed(gradient: Tensor, components: int) -> Tensor:
     return gradient - left @ (excess[..., :, None] * (left.mT @ gradient))
 
 
-def _norm(tensors: dict[str, Tensor]) -> float:
+def _norm(tensors: Mapping[str, Tensor]) -> float:
     """Length of many tensors taken as one vector."""
     return sum(float(tensor.float().square().sum()) for tensor in tensors.values()) ** 0.5
 
