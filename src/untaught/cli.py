@@ -270,6 +270,12 @@ def _intervene(
     else:
         spent = made["spent"]
         _print(f"{made['model']}: weights {made['weights'][:16]}, {spent['steps']} steps, {spent['tokens']} tokens")
+        if peak := made["cost"].get("memory_peak"):
+            before, expected = (made["cost"].get(f"memory_{when}", 0.0) for when in ("before", "expected"))
+            _say(
+                f"memory: {before / 1e9:.2f} GB before, {peak / 1e9:.2f} GB at most; training was reckoned to need"
+                f" {expected / 1e9:.2f} GB."
+            )
 
 
 @app.command()

@@ -84,7 +84,8 @@ def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progre
         raise UserError(f"{job.where} ({shelf}.{job.use}): {error}{mend}") from None
     rig.spent.seconds = rig.elapsed
     weights = _write(subject, out)
-    return {"model": str(out), "weights": weights, "spent": rig.spent.plain(), "measured": rig.measured}
+    told = {"spent": rig.spent.plain(), "measured": rig.measured, "cost": rig.cost}
+    return {"model": str(out), "weights": weights, **told}
 
 
 def _corpus(shelf: str, job: Job, folder: Path) -> Corpus:
