@@ -179,6 +179,23 @@ def test_hidden_lets_gradients_through_and_takes_its_hook_away_after_an_error(su
     assert not any(module._forward_hooks for module in subject.model.modules())
 
 
+def test_states_are_kept_and_stand_on_one_another_without_changing_a_bit(subject):
+    rows = batches.Rows(subject.tokenizer, DOCS, 64)
+    low = states.Activations(subject.model, 0, rows)
+    high = states.Activations(subject.model, 1, rows, below=low)
+    stream = rows.stream(size=3, generator=torch.Generator().manual_seed(0))
+    for batch in (next(stream) for _ in range(3)):
+        for layer, kept in ((1, high), (0, low)):
+            with torch.no_grad():
+                plain = states.hidden(subject.model, batch, layer)
+            real = batch.mask.bool()
+            torch.testing.assert_close(kept.of(batch)[real], plain[real], atol=1e-6, rtol=1e-6)
+    ran = []
+    with anatomy.blocks(subject.model)[0].mlp.register_forward_pre_hook(lambda *_: ran.append(0)):
+        high.of(batch), low.of(batch), states.hidden(subject.model, batch, 1, low)
+    assert not ran, "what is kept was computed again"
+
+
 # -------------------------------------------------------------------------------------------------------- batches
 
 

@@ -52,8 +52,11 @@ class Activations:
     drawing alone: a run that was interrupted, and draws the same rows anew, has the same bits.
     """
 
-    def __init__(self, model: nn.Module, layer: int, rows: Rows, *, room: int = ROOM) -> None:
-        self.model, self.layer, self.rows, self.room = model, layer, rows, room
+    def __init__(
+        self, model: nn.Module, layer: int, rows: Rows, *, below: Activations | None = None, room: int = ROOM
+    ) -> None:
+        """`below` is what is kept of the same model and rows at a lower block: it is not computed twice."""
+        self.model, self.layer, self.rows, self.below, self.room = model, layer, rows, below, room
         self._kept: dict[int, Tensor] = {}
         self._bytes = 0
         self._form: Any = None
@@ -80,14 +83,14 @@ class Activations:
     def _computed(self, chosen: Sequence[int]) -> dict[int, Tensor]:
         with torch.no_grad():
             batch = self.rows.batch(chosen).to(device())
-            found: list[Any] = []
+            found: list[Any] = []  # what `below` has to compute first passes here too: the last is ours
             hook = blocks(self.model)[self.layer].register_forward_hook(lambda m, a, output: found.append(output))
             try:
-                hidden(self.model, batch, self.layer)
+                hidden(self.model, batch, self.layer, self.below)
             finally:
                 hook.remove()
-        self._form = _like(found[0], torch.empty(0))
-        states, lengths = first(found[0]), batch.mask.sum(1).tolist()
+        self._form = _like(found[-1], torch.empty(0))
+        states, lengths = first(found[-1]), batch.mask.sum(1).tolist()
         made = {row: state[:length].clone() for row, state, length in zip(chosen, states, lengths, strict=True)}
         size = sum(state.nbytes for state in made.values())
         if self._bytes + size <= self.room:

@@ -58,21 +58,21 @@ class Rmu(Settings):
         hazard_rows, benign_rows, batches = paired(
             subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length
         )
-        held_at = Activations(frozen, layer, benign_rows)
-        entering = {
-            rows: lowest and Activations(frozen, lowest - 1, rows) or None for rows in (hazard_rows, benign_rows)
-        }
+        into_hazard, into_benign = (
+            Activations(frozen, lowest - 1, rows) if lowest else None for rows in (hazard_rows, benign_rows)
+        )
+        held_at = Activations(frozen, layer, benign_rows, below=into_benign)
         norm: list[float] = []
 
         def loss(hazard: Batch, benign: Batch) -> dict[str, Tensor]:
             if not norm:
                 with torch.no_grad():
                     whole = hazard.whole or hazard
-                    length = hidden(frozen, whole, layer, entering[hazard_rows])[:, 1:].norm(dim=-1)
-                    norm.append((whole.mean(length)).item())
-            pull = hidden(model, hazard, layer, entering[hazard_rows]) - self.steer * norm[0] * direction
+                    length = hidden(frozen, whole, layer, into_hazard)[:, 1:].norm(dim=-1)
+                    norm.append(whole.mean(length).item())
+            pull = hidden(model, hazard, layer, into_hazard) - self.steer * norm[0] * direction
             held = held_at.of(benign)
-            drift = (hidden(model, benign, layer, entering[benign_rows]) - held).square().sum(-1)
+            drift = (hidden(model, benign, layer, into_benign) - held).square().sum(-1)
             return {
                 "forget": hazard.mean(pull.square().sum(-1)[:, 1:]) / norm[0] ** 2,
                 "retain": self.alpha * benign.mean((drift / held.square().sum(-1).clamp(min=1e-12))[:, 1:]),
