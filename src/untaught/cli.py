@@ -74,8 +74,9 @@ def run(
     with results.prepared(folder), Bar(what, store, quiet=json_) as bar:
         done = carry_out(what, store, bar, executor)
     rows = results.write(what, store, folder)
-    page = redraw(folder)
-    missing, barred = results.missing_share(rows), results.inapplicable(what, store)
+    for reason in results.inapplicable(what, store):
+        _say(f"untaught: {reason}")
+    page, missing = redraw(folder), results.missing_share(rows)
     if json_:
         _print_json(
             {"run": str(folder), "steps": len(what.steps), "done_now": done, "missing": missing, "rows": len(rows)}
@@ -83,8 +84,6 @@ def run(
     else:
         _print(table(folder))
         _say(f"{done} of {len(what.steps)} steps were done now. The report is {page}.")
-    for reason in barred:
-        _say(f"untaught: {reason}")
     if missing > what.study.missing:
         _say(f"{missing:.1%} of the marks are missing, and the study allows {what.study.missing:.1%}.")
         raise typer.Exit(ExitCode.INCOMPLETE)

@@ -19,7 +19,7 @@ ARROWS = {
     "core": set(),
     "attest": {"core"},
     "corpus": {"core", "attest"},
-    "assets": {"core", "attest", "corpus"},
+    "assets": {"core", "attest", "corpus", "engine"},  # what makes a model folder good
     "engine": {"core"},
     "lab": {"core", "corpus", "engine"},
     **dict.fromkeys(SHELVES, {"core", "corpus", "engine"}),

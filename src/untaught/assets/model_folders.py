@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..core import UserError
+from ..engine.folders import no_weights
 
 TAKEN = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
@@ -16,7 +17,6 @@ TAKEN = (
     "vocab.txt", "merges.txt", "chat_template.jinja", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 """Weights, configuration, tokenizer and licence: no code, no pickles."""
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 
 
@@ -31,12 +31,7 @@ def check_names(names: Iterable[str], where: str) -> None:
     if "config.json" not in there:
         raise UserError(f"{where} has no config.json, so it is no model folder. Give one that `save_pretrained` wrote.")
     if not any(fnmatch(name, "*.safetensors") for name in there):
-        pickles = sorted(name for name in there if any(fnmatch(name, pattern) for pattern in PICKLES))
-        why = f"only {', '.join(pickles)}, which would run code when loaded" if pickles else "no weights"
-        raise UserError(
-            f"{where} has {why}. Weights must be safetensors: convert them where you trust them"
-            " (load, then save_pretrained(..., safe_serialization=True))."
-        )
+        raise no_weights(there, where)
     if not any(set(files) <= there for files in TOKENIZERS):
         raise UserError(
             f"{where} has no tokenizer (tokenizer.json, tokenizer.model, or vocab.json with merges.txt). Save the"

@@ -13,9 +13,10 @@ import importlib.metadata
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,12 +72,7 @@ def check_folder(folder: Path, *, causal: bool = True) -> None:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json, so it is not a model folder. Give one that has.")
     if not any(folder.glob("*.safetensors")) and not (folder / INDEX).is_file():
-        unsafe = sorted(p.name for pattern in UNSAFE for p in folder.glob(pattern))
-        why = f"only {', '.join(unsafe)}, which would run code when loaded" if unsafe else "no weights"
-        raise UserError(
-            f"{folder} has {why}. Weights must be safetensors: convert them where you trust them"
-            " (load, then save_pretrained(..., safe_serialization=True))."
-        )
+        raise no_weights([path.name for path in folder.iterdir()], str(folder))
     config = _table(folder / "config.json")
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in _table(folder / name):
@@ -173,6 +169,16 @@ def free_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup"
             lefts = (_left(groups / kind / part, kind) for part in (group, *group.parents))
             free += [left for left in lefts if left is not None]
     return min(free, default=None)
+
+
+def no_weights(names: Iterable[str], where: str) -> UserError:
+    """What to say of a folder with these files, none of which is safetensors."""
+    unsafe = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in UNSAFE))
+    why = f"only {', '.join(unsafe)}, which would run code when loaded" if unsafe else "no weights"
+    return UserError(
+        f"{where} has {why}. Weights must be safetensors: convert them where you trust them"
+        " (load, then save_pretrained(..., safe_serialization=True))."
+    )
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -64,13 +64,12 @@ def descend(
         moving = {name: weight for name, weight in model.named_parameters() if name in names}
         optimisers = _optimisers(model, list(moving.values()), how)
         rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
-        flops = 4.0 * sum(p.numel() for p in model.parameters()) + 2.0 * sum(p.numel() for p in moving.values())
+        flops = _flops(model, moving)
         _tell_size(model, moving, optimisers, rig)
         take = _snapshot(model, shards) if how.schedule == "constant" else None
         model.train()
         done = rig.checkpoints.resume(rig, moving, optimisers, take) if rig.checkpoints else 0
-        for step, batch in zip(range(steps), batches, strict=False):
-            drawn = batch if isinstance(batch, tuple) else (batch,)
+        for step, drawn in _draws(batches, steps):
             if step < done:
                 _pass_by(loss, drawn, step)
                 continue
@@ -96,11 +95,10 @@ def gradient(
     """Mean gradient of a loss over batches, by parameter, at the weights as they are. Empty when the budget is."""
     names = _moving(model, train)
     moving = {name: weight for name, weight in model.named_parameters() if name in names}
-    flops = 4.0 * sum(p.numel() for p in model.parameters()) + 2.0 * sum(p.numel() for p in moving.values())
+    flops = _flops(model, moving)
     taken = 0
     with metered(rig.cost):
-        for step, batch in zip(range(steps), batches, strict=False):
-            drawn = batch if isinstance(batch, tuple) else (batch,)
+        for step, drawn in _draws(batches, steps):
             if not rig.charge(drawn, flops):
                 break
             values = _gradients(model, loss, drawn)
@@ -112,6 +110,17 @@ def gradient(
     for weight in moving.values():
         weight.grad = None
     return found
+
+
+def _flops(model: nn.Module, moving: Mapping[str, nn.Parameter]) -> float:
+    """What a token costs there and back: see `core.Spent`."""
+    return 4.0 * sum(p.numel() for p in model.parameters()) + 2.0 * sum(p.numel() for p in moving.values())
+
+
+def _draws(batches: Iterable[Any], steps: int) -> Iterator[tuple[int, tuple[Batch, ...]]]:
+    """Steps from 0, each with its batches, one or several."""
+    for step, batch in zip(range(steps), batches, strict=False):
+        yield step, batch if isinstance(batch, tuple) else (batch,)
 
 
 def _gradients(model: nn.Module, loss: Loss, drawn: tuple[Batch, ...]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,8 @@ def write(plan: Plan, store: Store, out: Path) -> list[dict[str, Any]]:
         (out / name).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     marks: dict[str, list[pa.Table]] = {}
-    asked = _asked(plan, store)
     for cell in plan.cells:
-        for entry, table, found in _graded(cell, store, asked):
+        for entry, table, found in _graded(cell, plan, store):
             rows += found
             marks.setdefault(cell.arm, []).append(_placed(table, cell, entry))
     for arm, tables in marks.items():
@@ -90,27 +89,27 @@ def _told(step: Step, store: Store) -> Record:
     return replace(record, title=step.label, settings=record.settings | names, measured=record.measured | names)
 
 
-def _asked(plan: Plan, store: Store) -> dict[tuple[int, int], pa.Table]:
-    """By seed and evaluation, marks of some subject that was graded: which items and metrics there are."""
-    found: dict[tuple[int, int], pa.Table] = {}
-    for cell in plan.cells:
-        for index, (_, step) in enumerate(cell.evaluations):
-            if (cell.seed, index) not in found and BARRED not in _record(store, step.identity).measured:
-                found[cell.seed, index] = pq.read_table(store.folder(step.identity) / "marks.parquet")
-    return found
+def _missing(plan: Plan, store: Store, seed: int, index: int, why: str) -> pa.Table | None:
+    """An evaluation's marks, all missing: of the items and metrics that some subject of the seed was graded on.
 
-
-def _missing(table: pa.Table, why: str) -> pa.Table:
-    """The same marks, all of them missing."""
+    None where there is no such subject.
+    """
+    asked = (cell.evaluations[index][1] for cell in plan.cells if cell.seed == seed)
+    graded = next((step for step in asked if BARRED not in _record(store, step.identity).measured), None)
+    if graded is None:
+        return None
+    table = _marks(store, graded)
     lost = {"value": pa.nulls(table.num_rows, pa.float64()), "note": pa.array([why] * table.num_rows, pa.string())}
     for name, column in lost.items():
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
     return table
 
 
-def _graded(
-    cell: Cell, store: Store, asked: Mapping[tuple[int, int], pa.Table]
-) -> Iterator[tuple[Entry, pa.Table, list[dict[str, Any]]]]:
+def _marks(store: Store, step: Step) -> pa.Table:
+    return pq.read_table(store.folder(step.identity) / "marks.parquet")
+
+
+def _graded(cell: Cell, plan: Plan, store: Store) -> Iterator[tuple[Entry, pa.Table, list[dict[str, Any]]]]:
     """One evaluation of a cell after another: its marks, and a row of results for each metric.
 
     All marks of a subject that could not be made are missing.
@@ -120,9 +119,10 @@ def _graded(
     spent = Spent(**own) if BARRED not in subject.measured else Spent(steps=(cell.budget and cell.budget.steps) or 0)
     for index, (entry, step) in enumerate(cell.evaluations):
         record = _record(store, step.identity)
-        table = pq.read_table(store.folder(step.identity) / "marks.parquet")
-        if BARRED in record.measured and (cell.seed, index) in asked:
-            table = _missing(asked[cell.seed, index], record.measured[BARRED])
+        table = _marks(store, step)
+        if BARRED in record.measured:
+            missing = _missing(plan, store, cell.seed, index, record.measured[BARRED])
+            table = table if missing is None else missing
         place = {
             "arm": cell.arm,
             "attack": cell.attack.use if cell.attack else None,
