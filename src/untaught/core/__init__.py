@@ -12,6 +12,7 @@ from .tables import (
     FINDINGS,
     MARKS,
     MASKED,
+    MESSAGES,
     SPAN,
     Document,
     Documents,
@@ -27,7 +28,7 @@ from .tables import (
 )
 
 __all__ = [
-    "FINDINGS", "MARKS", "MASKED", "METHOD", "SPAN", "Budget", "Compute", "Corpus", "Document", "Documents",
+    "FINDINGS", "MARKS", "MASKED", "MESSAGES", "METHOD", "SPAN", "Budget", "Compute", "Corpus", "Document", "Documents",
     "Evaluation", "ExitCode", "Filter", "Finding", "Findings", "Inapplicable", "Intervention", "Loss", "Mark",
     "Marks", "Mask", "Record", "Rig", "Role", "Scorer", "Settings", "Shelf", "Spent", "Subject", "Summary",
     "UserError", "Wrap", "by_metric", "documents", "findings", "marks", "require", "suggest", "summarise",

@@ -38,15 +38,24 @@ class Scorer(Protocol):
 
 
 class Filter(Protocol):
-    """Texts or examples in, findings out. `fit` sees a labelled pool; a filter that needs none leaves it alone.
+    """Texts or examples in, findings out. `fit` sees what is labelled; a filter that needs no labels leaves it alone.
 
-    A filter for corpora also says three things, each of which may be left out:
+    A filter for fine-tuning data is fitted to `pool.unlabelled`, the whole pool, and asks `rig.subject()`, the model
+    that is about to be fine-tuned. What it learns from is the same in any order: neither the order nor the batches of a
+    pool change a decision.
+
+    A filter also says some things, each of which may be left out:
 
         thresholds      class variable: names of the settings that `keep` reads and `measure` does not, so that moving
                         one re-reads findings and not text (none)
         lock_free       class variable: `measure` holds Python's lock so little that threads run side by side (False)
         frozen          method (scorer, folder) -> settings that need no pool: what `fit` learned, written into `folder`
                         where it is large; paths in them are relative to it (the settings as they are)
+        supervision     class variable: what its ranking is made from: "label-free" (the pool, or texts known to be
+                        clean), "label-light" (some known-harmful examples, or a few settings by a labelled slice) or
+                        "supervised" (labels of the pool); tables tell the three apart (None: a filter for corpora)
+        asks_model      class variable: it asks `rig.subject()` (False)
+        sees_truth      class variable: in a study it is told every label: an upper bound, no filter (False)
     """
 
     def fit(self, pool: Corpus, rig: Rig) -> Scorer: ...
@@ -97,6 +106,10 @@ class Rig(Protocol):
 
     def donor(self) -> Subject:
         """The other arm that the component's setting `donor` names."""
+        ...
+
+    def subject(self) -> Subject:
+        """For filters: the model that is about to be fine-tuned on what is kept. It must not be changed."""
         ...
 
     def tune(

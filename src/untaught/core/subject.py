@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from .errors import UserError
 from .settings import Settings
-from .tables import Documents, require
+from .tables import Documents, documents, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,6 +56,8 @@ class Corpus:
 
     hazard: Documents
     benign: Documents
+    unlabelled: Documents = field(default_factory=lambda: documents([]))
+    """Text of which nobody has said what it is: the pool of fine-tuning data that a filter is fitted to, whole."""
 
     def need(self, *sides: str) -> Corpus:
         """This corpus, or a `UserError` when a side that the caller needs has no text.

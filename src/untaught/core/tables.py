@@ -2,7 +2,8 @@
 
 A batch is an Arrow table, never a Python object for each row: an object a document costs more than deciding it.
 
-    documents   id, text, and whatever columns they came with; `masked` is what training leaves out of its loss
+    documents   id, text, and whatever columns they came with; `masked` is what training leaves out of its loss,
+                `messages` the conversation that an example of fine-tuning data is
     findings    score (larger = more reason to drop; null = could not be measured), reason, terms, spans
     marks       item, metric, value (null = missing), chance, note
 """
@@ -22,6 +23,9 @@ Documents: TypeAlias = pa.Table
 """Columns `id` (string), `text` (string), and any others.
 
 `masked`, where there is one, has the type `MASKED`: spans of `text` that training sees and does not learn (null: none).
+`messages`, where there is one, has the type `MESSAGES`: the turns of a conversation in order. Such a document is an
+*example* of fine-tuning data: what its assistant says is the answer, all else is the prompt, and `text` is what is said,
+a line a turn. A document without `messages` is an answer to nothing.
 """
 Findings: TypeAlias = pa.Table
 """Columns `score` (float64), `reason` (string), `terms` (list of strings), `spans`, one row a document.
@@ -36,6 +40,7 @@ Mask: TypeAlias = np.ndarray
 """One bool a document: True is kept."""
 
 MASKED = pa.list_(pa.struct([("start", pa.int32()), ("stop", pa.int32())]))
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SPAN = pa.struct([("term", pa.int32()), ("start", pa.int32()), ("stop", pa.int32())])
 FINDINGS = pa.schema(
     [

@@ -37,6 +37,7 @@ class Rig:
         budget: Budget | None = None,
         stops: Sequence[int] = (),
         donor: Callable[[], Subject] | None = None,
+        subject: Callable[[], Subject] | None = None,
         progress: Progress | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> None:
@@ -54,6 +55,7 @@ class Rig:
         self.tunes = 0
         """How many descents are over."""
         self._donor = donor
+        self._subject = subject
         self._progress = progress
         self._began = time.perf_counter()
 
@@ -84,6 +86,15 @@ class Rig:
                 "this component needs a donor: name another arm, or a model folder, in its setting 'donor'."
             )
         return self._donor()
+
+    def subject(self) -> Subject:
+        """The model that is about to be fine-tuned, for filters that ask it."""
+        if self._subject is None:
+            raise UserError(
+                "this filter asks the model that is about to be fine-tuned. Name its folder, or asset:NAME, with 'model'"
+                " in the policy."
+            )
+        return self._subject()
 
     def tune(
         self,
