@@ -1,6 +1,6 @@
 """How well a score ranks: what a filter is held to before it may drop anything.
 
-    AUROC    P(score of a hit > score of a miss) + 1/2 P(they are equal): 0.5 is chance, below it the score is upside down
+    AUROC    P(score of a hit > score of a miss) + 1/2 P(they are equal): 0.5 is chance, below it all is upside down
     AUPRC    mean over hits of the precision among what scores at least as much; chance is the share of hits
     TPR      share of hits that score more than all but a share `fpr` of the misses
 
@@ -53,7 +53,7 @@ def separation(scores: np.ndarray, hits: np.ndarray, *, seed: int = 0) -> Separa
     draws = np.random.default_rng(seed)
     tries = {name: np.empty(RESAMPLES) for name in MEASURES}
     for turn in range(RESAMPLES):
-        sample = inside[draws.integers(0, len(inside), len(inside))], outside[draws.integers(0, len(outside), len(outside))]
+        sample = [part[draws.integers(0, len(part), len(part))] for part in (inside, outside)]
         for name, measure in MEASURES.items():
             tries[name][turn] = measure(*sample)
     found = {}

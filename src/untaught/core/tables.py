@@ -24,8 +24,8 @@ Documents: TypeAlias = pa.Table
 
 `masked`, where there is one, has the type `MASKED`: spans of `text` that training sees and does not learn (null: none).
 `messages`, where there is one, has the type `MESSAGES`: the turns of a conversation in order. Such a document is an
-*example* of fine-tuning data: what its assistant says is the answer, all else is the prompt, and `text` is what is said,
-a line a turn. A document without `messages` is an answer to nothing.
+*example* of fine-tuning data: what its assistant says is the answer, all else is the prompt, and `text` is what is
+said, a line a turn. A document without `messages` is an answer to nothing.
 """
 Findings: TypeAlias = pa.Table
 """Columns `score` (float64), `reason` (string), `terms` (list of strings), `spans`, one row a document.
