@@ -31,7 +31,7 @@ def _is_licence(name: str) -> bool:
 
 
 def _converted(way: str, members: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    """Models and the elements have a module each; everything else is a table."""
+    """Models, the elements and the answers have a module each; everything else is a table."""
     if way == "gguf":
         from . import gguf_files
 
@@ -45,5 +45,9 @@ def _converted(way: str, members: Mapping[str, Path], folder: Path) -> dict[str,
         from . import elements
 
         return elements.convert(members, folder)
+    if way == "answers":
+        from . import answers
+
+        return answers.convert(members, folder)
     getattr(tables, way)(members, folder)
     return {}
