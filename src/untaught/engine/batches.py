@@ -105,7 +105,21 @@ class Rows:
         unlearns or attacks takes all of it.
         """
         rows = encode(tokenizer, docs["text"].to_pylist(), length)
-        kept = counted(tokenizer, docs, rows) if masks else None
+        self._keep(tokenizer, rows, counted(tokenizer, docs, rows) if masks else None)
+
+    @classmethod
+    def of_ids(
+        cls, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], marks: Sequence[np.ndarray]
+    ) -> Rows:  # fmt: skip
+        """Rows that are token ids already, and which tokens of each a loss counts."""
+        made = cls.__new__(cls)
+        made._keep(tokenizer, rows, marks)
+        return made
+
+    def _keep(
+        self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], kept: Sequence[np.ndarray] | None
+    ) -> None:  # fmt: skip
+        """What there is to learn from: rows in which a loss counts no token are left out."""
         if kept is not None:
             taught = [index for index, marks in enumerate(kept) if marks[1:].any()]
             rows, kept = [rows[i] for i in taught], [kept[i] for i in taught]
@@ -155,7 +169,7 @@ def counted(
     for index, places in zip(marked, offsets, strict=True):
         hit = overlapping(np.array(places, dtype=np.int64).reshape(-1, 2), spans[index])[: len(rows[index])]
         found[index][: len(hit)] = ~hit
-    return found
+    return None if all(row.all() for row in found) else found
 
 
 def overlapping(places: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -27,7 +27,7 @@ def wrapped(subject: Subject, prompt: str) -> str:
     if not wrap.chat:
         return wrap.around(prompt)
     system = [] if wrap.system is None else [{"role": "system", "content": wrap.system}]
-    return _rendered(subject, [*system, {"role": "user", "content": wrap.around(prompt)}])
+    return rendered(subject, [*system, {"role": "user", "content": wrap.around(prompt)}])
 
 
 def continued(subject: Subject, completions: Sequence[str]) -> list[str]:
@@ -92,15 +92,15 @@ def _name(subject: Subject) -> str:
 def _joint(subject: Subject) -> str:
     """White space that the template puts between where the assistant begins and what it says."""
     asked: list[dict[str, str]] = [{"role": "user", "content": PLACE}]
-    begun = _rendered(subject, asked)
-    told = _rendered(subject, [*asked, {"role": "assistant", "content": PLACE}], begin=False)
+    begun = rendered(subject, asked)
+    told = rendered(subject, [*asked, {"role": "assistant", "content": PLACE}], begin=False)
     if not told.startswith(begun):
         return ""
     between = told[len(begun) :].partition(PLACE)[0]
     return between if between.isspace() else ""
 
 
-def _rendered(subject: Subject, messages: list[dict[str, str]], *, begin: bool = True) -> str:
+def rendered(subject: Subject, messages: list[dict[str, str]], *, begin: bool = True) -> str:
     """Messages through the tokenizer's chat template, up to where the assistant begins."""
     from jinja2 import TemplateError
 

@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 class Rig:
     """One component's rig for one seed. Two rigs with the same seed and name give the same randomness."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a study hands over, all of it by name
         self,
         seed: int,
         name: str = "",
@@ -91,8 +91,8 @@ class Rig:
         """The model that is about to be fine-tuned, for filters that ask it."""
         if self._subject is None:
             raise UserError(
-                "this filter asks the model that is about to be fine-tuned. Name its folder, or asset:NAME, with 'model'"
-                " in the policy."
+                "this filter asks the model that is about to be fine-tuned. Name its folder, or asset:NAME, with"
+                " 'model' in the policy."
             )
         return self._subject()
 

@@ -45,9 +45,18 @@ def token_logprobs(model: nn.Module, batch: Batch, below: Activations | None = N
 def mean_logprob(model: nn.Module, batch: Batch, below: Activations | None = None) -> Tensor:
     """Mean log-probability in nats per token over a batch; its negative is the usual training loss.
 
-    Of a batch that says which tokens count, over those; 0 when none does.
+    Of a batch that says which tokens count, over those; 0 when none does. Elsewhere the head gives no numbers then.
     """
-    return batch.mean(token_logprobs(model, batch, below))
+    if batch.counted is None or not _selects(model):
+        return batch.mean(token_logprobs(model, batch, below))
+    batch = batch.to(device())
+    wanted = batch.weight > 0
+    places = nn.functional.pad(wanted, (0, 1))
+    with nullcontext() if below is None else below.standing_in(model, batch), autocast():
+        found = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=places)
+    logits = found.logits.float()
+    picked = logits.gather(-1, batch.ids[:, 1:][wanted][:, None]).squeeze(-1) - logits.logsumexp(-1)
+    return batch.mean(picked.new_zeros(wanted.shape).masked_scatter(wanted, picked))
 
 
 @dataclass(frozen=True)

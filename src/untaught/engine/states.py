@@ -28,21 +28,34 @@ def hidden(model: nn.Module, batch: Batch, layer: int, below: Activations | None
 
     Blocks above it, and those that `below` covers, are not run.
     """
-    stack, batch, found = blocks(model), batch.to(device()), []
+    (found,) = hidden_of(model, batch, [layer], below)
+    return found.float()
 
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        found.append(output)
+
+def hidden_of(
+    model: nn.Module, batch: Batch, layers: Sequence[int], below: Activations | None = None
+) -> list[Tensor]:  # fmt: skip
+    """Outputs of several blocks from one pass, in the order of `layers`: each (batch, time, width).
+
+    Blocks above the highest of them, and those that `below` covers, are not run.
+    """
+    stack, batch = blocks(model), batch.to(device())
+    found: dict[int, Any] = {}
+    highest = max(layers)
+
+    def keep(layer: int, module: nn.Module, args: Any, output: Any) -> None:
+        found[layer] = output
 
     with ExitStack() as held:
         if below is not None:
             held.enter_context(below.standing_in(model, batch))
-        hook = stack[layer].register_forward_hook(keep)
-        held.callback(hook.remove)
-        held.enter_context(_replaced(stack[layer + 1 :], lambda state: _like(found[0], state)))
+        for layer in set(layers):
+            held.callback(stack[layer].register_forward_hook(partial(keep, layer)).remove)
+        held.enter_context(_replaced(stack[highest + 1 :], lambda state: _like(found[highest], state)))
         held.enter_context(_replaced(_head(model), lambda state: state))
         with autocast():
             model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    return first(found[0]).float()
+    return [first(found[layer]) for layer in layers]
 
 
 class Activations:

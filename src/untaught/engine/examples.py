@@ -1,0 +1,158 @@
+"""Examples of fine-tuning data as a model sees them: the tokens of a conversation, and which its assistant says.
+
+A conversation goes through the chat template where the subject's wrap is a chat. Elsewhere its turns follow each other
+with a space between, as a prompt and its completion do everywhere here, and an end token comes last. What stands around
+prompts (`before`, `after`, `system`) stands around the last of them. A document without `messages` is all answer.
+
+    answer      tokens of which a character belongs to something that the assistant says
+    header      the token before the last answer: where a model is about to answer and has said nothing
+    learned     what fine-tuning counts: the answers and the token after each, which ends it
+
+An example that cannot be read so has a cause in its place, which holds nothing of its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..core import Documents, Subject, UserError
+from .batches import overlapping
+from .prompts import rendered
+
+ASSISTANT = "assistant"
+Message: TypeAlias = Mapping[str, str]
+Span: TypeAlias = tuple[int, int]
+NO_ANSWER = "an example without an answer"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation's tokens."""
+
+    ids: list[int]
+    answer: np.ndarray
+    """Whether each token is of an answer, (tokens,)."""
+
+    @property
+    def header(self) -> int:
+        """Index of the token before the last answer; the first token where nothing stands before it."""
+        starts = np.flatnonzero(self.answer & ~np.append(False, self.answer[:-1]))
+        return max(int(starts[-1]) - 1, 0)
+
+    @property
+    def learned(self) -> np.ndarray:
+        """Whether fine-tuning counts each token, (tokens,)."""
+        return self.answer | np.append(False, self.answer[:-1])
+
+
+def read(subject: Subject, docs: Documents, length: int | None = None) -> list[Example | str]:
+    """Every document as an example, or the cause why it is none.
+
+    With `length`, what is longer is cut, and has a cause when no answer is left. Without, it has one when it is longer
+    than the model reads.
+    """
+    written = [_written(subject, row) for row in _conversations(docs)]
+    sound = [one for one in written if not isinstance(one, str)]
+    encoded = iter(_encoded(subject, sound))
+    most = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None)
+    return [one if isinstance(one, str) else _fitted(next(encoded), length, most) for one in written]
+
+
+def conversation(prompt: str, answer: str, system: str | None = None) -> list[dict[str, str]]:
+    """The messages of one prompt and its answer."""
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": prompt}, {"role": ASSISTANT, "content": answer}]
+
+
+def _conversations(docs: Documents) -> list[list[Message] | str]:
+    """The messages of each document, or its text where it has none."""
+    texts: list[Any] = docs["text"].to_pylist()
+    if "messages" not in docs.column_names:
+        return texts
+    return [text if told is None else told for told, text in zip(docs["messages"].to_pylist(), texts, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A conversation as text, where its answers stand in it, and whether it is to have special tokens put to it."""
+
+    text: str
+    answers: Sequence[Span]
+    bare: bool
+
+
+def _written(subject: Subject, told: list[Message] | str) -> _Written | str:
+    if isinstance(told, str):
+        return _Written(told, [(0, len(told))], True) if told.strip() else NO_ANSWER
+    turns = [{"role": turn["role"] or "", "content": turn["content"] or ""} for turn in told]
+    if not any(turn["role"] == ASSISTANT and turn["content"].strip() for turn in turns):
+        return NO_ANSWER
+    asked = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
+    if asked:
+        turns[asked[-1]]["content"] = subject.wrap.around(turns[asked[-1]]["content"])
+    return _in_a_chat(subject, turns) if subject.wrap.chat else _plainly(turns)
+
+
+def _plainly(turns: Sequence[Message]) -> _Written:
+    """Turns with a space between; the space before an answer belongs to it, as to a completion."""
+    text, answers = "", []
+    for turn in turns:
+        start = len(text)
+        text += f" {turn['content']}" if text else turn["content"]
+        if turn["role"] == ASSISTANT and turn["content"].strip():
+            answers.append((start, len(text)))
+    return _Written(text, answers, True)
+
+
+def _in_a_chat(subject: Subject, turns: list[dict[str, str]]) -> _Written | str:
+    """Turns through the chat template. An answer is looked for from where the template has the assistant begin."""
+    if subject.wrap.system is not None and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": subject.wrap.system}, *turns]
+    try:
+        text, answers = rendered(subject, turns, begin=False), []
+        for index, turn in enumerate(turns):
+            said = turn["content"].strip()
+            if turn["role"] == ASSISTANT and said:
+                begun = rendered(subject, turns[:index], begin=True)
+                start = text.find(said, len(begun)) if text.startswith(begun) else text.find(said)
+                if start < 0:
+                    return "an answer that the chat template does not put in"
+                answers.append((start, start + len(said)))
+    except UserError:
+        return "a conversation that the chat template refuses"
+    return _Written(text, answers, False)
+
+
+def _encoded(subject: Subject, written: Sequence[_Written]) -> list[Example]:
+    """Tokens, and which overlap an answer."""
+    tokenizer: Any = subject.tokenizer
+    if not tokenizer.is_fast:
+        raise UserError("this tokenizer cannot say which token stands where, so answers cannot be told apart. Give a"
+                        " model with a fast one.")  # fmt: skip
+    found: list[Example | None] = [None] * len(written)
+    for bare in (True, False):
+        rows = [index for index, one in enumerate(written) if one.bare == bare]
+        if not rows:
+            continue
+        texts = [written[index].text for index in rows]
+        told = tokenizer(texts, add_special_tokens=bare, return_offsets_mapping=True)
+        for index, ids, places in zip(rows, told["input_ids"], told["offset_mapping"], strict=True):
+            answer = overlapping(np.array(places, np.int64).reshape(-1, 2), written[index].answers)
+            if bare and tokenizer.eos_token_id is not None:
+                ids, answer = [*ids, tokenizer.eos_token_id], np.append(answer, False)
+            found[index] = Example(ids, answer)
+    return [one for one in found if one is not None]
+
+
+def _fitted(example: Example, length: int | None, most: int | None) -> Example | str:
+    if length is None:
+        if most and len(example.ids) > most:
+            return f"an example of more than the {most} tokens that the model reads"
+        return example if example.answer.any() else NO_ANSWER
+    length = min(length, most) if most else length
+    cut = Example(example.ids[:length], example.answer[:length])
+    return cut if cut.answer.any() else f"no answer among the first {length} tokens"

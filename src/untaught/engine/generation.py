@@ -1,0 +1,57 @@
+"""Writing: what a model says after a prompt, the likeliest token each time.
+
+Prompts that are written on together are told by their lengths alone, so that what is written depends on the set of
+prompts and on nothing else: the last bits of a number depend on its company, and where two tokens are as likely as each
+other they decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..core import Subject
+from .batches import pad_id
+from .compute import autocast, device
+from .prompts import encoded, wrapped
+from .scoring import check_length
+from .sequences import pieces
+
+TOGETHER = 32
+"""Prompts that are written on at once."""
+
+
+@torch.inference_mode()
+def written(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[str]:
+    """At most `tokens` tokens after each (wrapped) prompt, up to the end that the model sets, as text."""
+    unique = sorted(set(prompts))
+    rows = encoded(subject, [wrapped(subject, prompt) for prompt in unique])
+    check_length(subject.model, [[0] * (len(row) + tokens) for row in rows])
+    order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), unique[index]))
+    found: dict[str, str] = {}
+    for chosen in pieces(order, TOGETHER):
+        for index, ids in zip(chosen, _continued(subject, [rows[i] for i in chosen], tokens), strict=True):
+            found[unique[index]] = subject.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return [found[prompt] for prompt in prompts]
+
+
+def _continued(subject: Subject, rows: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    """The tokens that follow each row, without those that end it. Rows are padded on the left."""
+    from transformers import GenerationConfig
+
+    model: Any = subject.model
+    filler, width = pad_id(subject.tokenizer), max(map(len, rows))
+    ids = torch.full((len(rows), width), filler, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for line, row in enumerate(rows):
+        ids[line, width - len(row) :] = torch.tensor(row)
+        mask[line, width - len(row) :] = 1
+    end = subject.tokenizer.eos_token_id
+    how = GenerationConfig(
+        do_sample=False, max_new_tokens=tokens, pad_token_id=filler, eos_token_id=end, use_cache=True
+    )  # fmt: skip
+    with autocast():
+        whole = model.generate(ids.to(device()), attention_mask=mask.to(device()), generation_config=how)
+    return [row[: row.index(end)] if end in row else row for row in whole[:, width:].tolist()]
