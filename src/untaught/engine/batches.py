@@ -120,6 +120,8 @@ class Rows:
         self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], kept: Sequence[np.ndarray] | None
     ) -> None:  # fmt: skip
         """What there is to learn from: rows in which a loss counts no token are left out."""
+        if kept is not None and all(marks.all() for marks in kept):
+            kept = None
         if kept is not None:
             taught = [index for index, marks in enumerate(kept) if marks[1:].any()]
             rows, kept = [rows[i] for i in taught], [kept[i] for i in taught]
@@ -169,7 +171,7 @@ def counted(
     for index, places in zip(marked, offsets, strict=True):
         hit = overlapping(np.array(places, dtype=np.int64).reshape(-1, 2), spans[index])[: len(rows[index])]
         found[index][: len(hit)] = ~hit
-    return None if all(row.all() for row in found) else found
+    return found
 
 
 def overlapping(places: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -33,7 +33,7 @@ def written(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[st
     found: dict[str, str] = {}
     for chosen in pieces(order, TOGETHER):
         for index, ids in zip(chosen, _continued(subject, [rows[i] for i in chosen], tokens), strict=True):
-            found[unique[index]] = subject.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            found[unique[index]] = str(subject.tokenizer.decode(ids, skip_special_tokens=True)).strip()
     return [found[prompt] for prompt in prompts]
 
 
