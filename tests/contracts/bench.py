@@ -17,9 +17,9 @@ import pyarrow as pa
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from untaught.core import Budget, Corpus, Settings, Subject, Wrap, shelves
+from untaught.core import MESSAGES, Budget, Corpus, Documents, Settings, Subject, Wrap, shelves
 from untaught.corpus.world import World, split
-from untaught.engine import models
+from untaught.engine import examples, models
 from untaught.engine.rig import Rig
 from untaught.lab.compounds import Compounds
 from untaught.lab.start import StartingModel
@@ -57,10 +57,21 @@ class Bench:
                     weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
         return made
 
+    @property
+    def pool(self) -> Documents:
+        """What a filter decides about: texts, and as many conversations with the first sentence for a prompt."""
+        table = self.world.documents.slice(0, 80)
+        told = []
+        for row, text in enumerate(table["text"].to_pylist()):
+            prompt, _, answer = text.partition(". ")
+            told.append(examples.conversation(prompt, answer or text) if row % 2 else None)
+        return table.append_column("messages", pa.array(told, MESSAGES))
+
     def corpus(self, shelf: str) -> Corpus:
         """What a study gives the components of a shelf."""
         if shelf == "filters":
-            return self.world.labelled
+            known = split(self.pool)
+            return Corpus(known.hazard.slice(0, 30), known.benign.slice(0, 30), self.pool)
         return split(self.world.attack if shelf == "attacks" else self.world.documents)
 
 
@@ -100,7 +111,14 @@ class Case:
 
     def rig(self, *, budget: Budget | None = None, seed: int = 0, stops: Sequence[int] = (), kind: Any = Rig) -> Any:
         donor = functools.partial(self.bench.subject, seed=1)
-        return kind(seed, f"{self.shelf}/{self.name}", budget=budget or Budget(steps=3), stops=stops, donor=donor)
+        more = {"subject": lambda: self.asked} if self.shelf == "filters" else {}
+        name, budget = f"{self.shelf}/{self.name}", budget or Budget(steps=3)
+        return kind(seed, name, budget=budget, stops=stops, donor=donor, **more)
+
+    @functools.cached_property
+    def asked(self) -> Subject:
+        """The model that a filter asks: one for all that a check does."""
+        return self.bench.subject()
 
     def applied(self, component: Any, subject: Subject | None = None, **how: Any) -> tuple[Subject, Rig]:
         """What an intervention makes of a subject, and the rig after it."""

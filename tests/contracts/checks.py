@@ -8,7 +8,9 @@ import ast
 import contextlib
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from bench import (
     watching,
 )
 
-from untaught.core import FINDINGS, MARKS, METHOD, Budget, Documents, Settings, UserError, shelves
+from untaught.core import FINDINGS, MARKS, METHOD, Budget, Corpus, Documents, Settings, UserError, shelves
 from untaught.core import Subject as SubjectNoun
 from untaught.engine.rig import Rig
 
@@ -282,7 +284,7 @@ def _fitted(case: Case) -> Any:
 
 
 def _batch(case: Case) -> Documents:
-    return case.bench.world.documents.slice(0, 40)
+    return case.bench.pool.slice(0, 40)
 
 
 def check_findings_and_mask_are_of_every_document(case: Case) -> None:
@@ -338,6 +340,38 @@ def check_a_filter_changes_nothing_it_was_given(case: Case) -> None:
         except (ValueError, TypeError, AttributeError):
             continue
         raise AssertionError(f"{type(scorer).__name__}.{name} can be assigned to: a fitted filter is frozen")
+
+
+def check_the_order_of_a_pool_changes_no_finding(case: Case) -> None:
+    pool, batch = case.bench.corpus("filters"), _batch(case)
+    turned = [side.take(list(range(side.num_rows - 1, -1, -1))) for side in (pool.hazard, pool.benign, pool.unlabelled)]
+    found = [case.made().fit(given, case.rig()).measure(batch) for given in (pool, Corpus(*turned))]
+    assert found[0].equals(found[1]), "another order of what it learns from gives another filter"
+
+
+def check_a_filter_leaves_the_model(case: Case) -> None:
+    before = portrait(case.asked)
+    scorer = _fitted(case)
+    scorer.keep(scorer.measure(_batch(case)))
+    _same(before, portrait(case.asked), "filtering changed the model that is to be fine-tuned")
+    assert not hooks(case.asked.model), f"filtering leaves a hook: {hooks(case.asked.model)}"
+
+
+def check_what_was_learned_is_kept_in_a_file(case: Case) -> None:
+    """With what `frozen` says and writes, nothing has to be learned again; written twice it is the same bytes."""
+    if not hasattr(case.cls, "frozen"):
+        return
+    scorer, batch = _fitted(case), _batch(case)
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        settled = case.made().frozen(scorer, Path(one))
+        assert settled == case.made().frozen(scorer, Path(other))
+        written = [{p.name: p.read_bytes() for p in Path(folder).iterdir()} for folder in (one, other)]
+        assert written[0] == written[1], "what was learned is written in other bytes the second time"
+        nothing = Corpus(*(side.slice(0, 0) for side in (batch, batch, batch)))
+        again = case.cls.settle(settled.changed(), "a policy").resolved(Path(one)).fit(nothing, case.rig())
+        found = scorer.measure(batch)
+        assert again.measure(batch).equals(found), "what was kept in a file measures otherwise"
+        assert (again.keep(found) == scorer.keep(found)).all(), "what was kept in a file decides otherwise"
 
 
 def check_a_filter_leaves_global_randomness(case: Case) -> None:
@@ -466,6 +500,9 @@ FILTER: tuple[Check, ...] = (
     check_fitting_twice_gives_the_same_findings,
     check_batching_does_not_change_findings,
     check_a_filter_changes_nothing_it_was_given,
+    check_the_order_of_a_pool_changes_no_finding,
+    check_a_filter_leaves_the_model,
+    check_what_was_learned_is_kept_in_a_file,
     check_a_filter_leaves_global_randomness,
 )
 EVALUATION: tuple[Check, ...] = (
