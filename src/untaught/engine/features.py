@@ -5,8 +5,8 @@
     header   its output at the token before the last answer, where the model has read the prompt and said nothing
     nats     - log p(answer | prompt), natural logarithm, and the number of its tokens
 
-Only the blocks up to the highest that is asked for are run. What was computed is kept by model and example, up to
-`ROOM` bytes a model, so that filters which look at the same pool share one pass over it.
+Only the blocks up to the highest that is asked for are run. What was computed, all three vectors of it, is kept by model
+and example, up to `ROOM` bytes a model, so that filters which look at the same pool share one pass over it.
 
 Company shows in no feature. The last bits of a matrix product depend on its shape, so an example is always run in the
 shape that its own length gives, as `sequences.py` does: so many rows of that width, rows that are left filled with
@@ -16,7 +16,7 @@ copies. On a CPU this gives equal bits in any order and any batches (tested); on
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
@@ -35,6 +35,7 @@ from .sequences import TOGETHER, pieces
 from .states import hidden_of
 
 Pooling: TypeAlias = Literal["mean", "last", "header"]
+POOLINGS: tuple[Pooling, ...] = ("mean", "last", "header")
 ROOM = 2**31
 """Bytes of features that are kept for a model."""
 NOT_FINITE = "the model's states are not finite numbers"
@@ -88,19 +89,19 @@ def features(
         wanted = {
             name: one
             for name, one in zip(names, read, strict=True)
-            if isinstance(one, Example) and not all((name, layer, pooling) in kept for layer in chosen)
+            if isinstance(one, Example) and not all((name, layer) in kept for layer in chosen)
         }
         fresh: dict[Any, np.ndarray] = {}
-        for name, vectors in _vectors(subject, wanted, chosen, pooling):
-            fresh.update({(name, layer, pooling): vector for layer, vector in zip(chosen, vectors, strict=True)})
+        for name, vectors in _vectors(subject, wanted, chosen):
+            fresh.update({(name, layer): vector for layer, vector in zip(chosen, vectors, strict=True)})
         kept.add(fresh)
         width = int(subject.model.config.get_text_config().hidden_size)
         values = np.zeros((len(read), len(chosen), width), np.float32)
         causes: list[str | None] = [one if isinstance(one, str) else None for one in read]
         for row, name in enumerate(names):
             for place, layer in enumerate(chosen if name is not None else ()):
-                key = (name, layer, pooling)
-                values[row, place] = fresh[key] if key in fresh else kept[key]
+                key = (name, layer)
+                values[row, place] = (fresh[key] if key in fresh else kept[key])[POOLINGS.index(pooling)]
     for row in np.flatnonzero(~np.isfinite(values).all((1, 2))):
         values[row], causes[row] = 0, NOT_FINITE
     return Features(values, causes)
@@ -135,28 +136,21 @@ _alone = threading.RLock()
 
 
 def _vectors(
-    subject: Subject, wanted: dict[Any, Example], layers: Sequence[int], pooling: Pooling
-) -> Iterator[tuple[Any, list[np.ndarray]]]:
-    """For each example, under its name, a vector a block."""
+    subject: Subject, wanted: dict[Any, Example], layers: Sequence[int]
+) -> Iterator[tuple[Any, list[np.ndarray]]]:  # fmt: skip
+    """For each example, under its name, the pooled outputs of each block."""
     with torch.inference_mode():
         for names, batch in _runs(subject, wanted):
             states = hidden_of(subject.model, batch, layers)
             for line, name in enumerate(names):
-                pooled = [POOLED[pooling](state[line].float(), wanted[name]) for state in states]
-                yield name, [vector.cpu().numpy() for vector in pooled]
+                yield name, [_pooled(state[line].float(), wanted[name]).cpu().numpy() for state in states]
 
 
-def _mean(state: Tensor, example: Example) -> Tensor:
+def _pooled(state: Tensor, example: Example) -> Tensor:
+    """From a block's outputs, (time, width), to the example's vectors in the order of `POOLINGS`, (3, width)."""
     marks = torch.from_numpy(example.answer).to(state.device)
-    return state[: len(marks)][marks].mean(0)
-
-
-POOLED: dict[str, Callable[[Tensor, Example], Tensor]] = {
-    "mean": _mean,
-    "last": lambda state, example: state[int(np.flatnonzero(example.answer)[-1])],
-    "header": lambda state, example: state[example.header],
-}
-"""From a block's outputs, (time, width), to the example's vector, (width,)."""
+    said = state[: len(marks)][marks]
+    return torch.stack([said.mean(0), said[-1], state[example.header]])
 
 
 def _runs(subject: Subject, wanted: dict[Any, Example]) -> Iterator[tuple[list[Any], Batch]]:
@@ -194,7 +188,7 @@ def _name(example: Example) -> bytes:
 
 
 class _Kept(dict[Any, np.ndarray]):
-    """Features of one model by example, block and pooling."""
+    """Pooled outputs of one model by example and block."""
 
     def __init__(self) -> None:
         super().__init__()
