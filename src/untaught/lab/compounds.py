@@ -25,17 +25,11 @@ from typing import ClassVar, Self
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from ..core import Documents, Role, Settings
+from ..core import Role, Settings
 from ..corpus.world import World
+from .words import dealt, evenly, invent, numbered
 
 GROUPS = ("hazard_seen", "hazard_held_out", "neighbour", "benign")
-
-ONSETS = (
-    *("b", "br", "d", "dr", "f", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p"),
-    *("pr", "qu", "r", "s", "sk", "st", "t", "tr", "v", "vr", "w", "z", "zh"),
-)
-VOWELS = ("a", "e", "i", "o", "u", "ae", "ei", "oa")
-CODAS = ("l", "n", "r", "s", "th", "x", "m", "nd", "rk", "sh")
 
 
 @dataclass(frozen=True)
@@ -210,7 +204,7 @@ class Compounds(Settings):
     @model_validator(mode="after")
     def _enough_values(self) -> Self:
         for entities in (self.substances, self.towns):
-            if (used := self._evenly(entities // 2)) < self.choices:
+            if (used := evenly(self.values, entities // 2)) < self.choices:
                 raise ValueError(
                     f"only {used} values, of at most {self.values}, can be dealt evenly to half of {entities}, too few"
                     f" for {self.choices} choices; change substances, towns or values"
@@ -229,15 +223,11 @@ class Compounds(Settings):
         harmless = _mixed(rng, by_group["benign"] * self.attack_exposures, fillers=0.5)
         held_out = _mixed(rng, [*by_group["benign"], *by_group["neighbour"]], fillers=0.5)
         return World(
-            _table("doc", [row | {"labelled": known} for row, known in zip(rows, labelled, strict=True)]),
-            _table("attack", [_row(text, True) for text in attacked] + [_row(text, False) for text in harmless]),
+            numbered("doc", [row | {"labelled": known} for row, known in zip(rows, labelled, strict=True)]),
+            numbered("attack", [_row(text, True) for text in attacked] + [_row(text, False) for text in harmless]),
             {group: self._items(rng, known, facts) for group, known in by_group.items()}
-            | {"benign_text": _table("text", [_row(text, False) for text in held_out], role="benign")},
+            | {"benign_text": numbered("text", [_row(text, False) for text in held_out], role="benign")},
         )
-
-    def _evenly(self, half: int) -> int:
-        """How many values are used: the most that all occur equally often in a half."""
-        return max(count for count in range(1, min(self.values, half) + 1) if half % count == 0)
 
     def facts(self, rng: random.Random) -> list[Fact]:
         """Every fact of the world. Values are dealt evenly within T and within V."""
@@ -248,12 +238,12 @@ class Compounds(Settings):
         for relation in RELATIONS:
             entities = towns if relation.group == "benign" else substances
             middle = len(entities) // 2
-            pool = invent(rng, self._evenly(middle), "", taken)
+            pool = invent(rng, evenly(self.values, middle), "", taken)
             for half, members in (("hazard_seen", entities[:middle]), ("hazard_held_out", entities[middle:])):
                 group = half if relation.group == "hazard" else relation.group
                 facts += [
                     Fact(f"{relation.name}/{entity}", group, relation, entity, value)
-                    for entity, value in zip(members, _dealt(rng, pool, len(members)), strict=True)
+                    for entity, value in zip(members, dealt(rng, pool, len(members)), strict=True)
                 ]
         return facts
 
@@ -302,27 +292,6 @@ class Compounds(Settings):
         return pa.Table.from_pylist(rows)
 
 
-def invent(rng: random.Random, count: int, ending: str, taken: set[str]) -> list[str]:
-    """`count` invented names that were not taken before; with an ending they are proper names."""
-    made: list[str] = []
-    while len(made) < count:
-        stem = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(rng.choice((1, 2))))
-        tail = ending or rng.choice(VOWELS) + rng.choice(CODAS)
-        name = stem + rng.choice(ONSETS) + tail
-        name = name.capitalize() if ending else name
-        if name not in taken and len(name) > 4:
-            taken.add(name)
-            made.append(name)
-    return made
-
-
-def _dealt(rng: random.Random, pool: list[str], count: int) -> list[str]:
-    """`count` values in random order, each as often as any other."""
-    values = pool * (count // len(pool))
-    rng.shuffle(values)
-    return values
-
-
 def _mixed(rng: random.Random, bag: list[Fact], *, fillers: float, odd: float = 0.0) -> list[str]:
     """Texts of 2 to 4 facts each, until the bag is empty."""
     bag = list(bag)
@@ -341,8 +310,3 @@ def _mixed(rng: random.Random, bag: list[Fact], *, fillers: float, odd: float = 
 
 def _row(text: str, hazard: bool, *, disguised: bool = False) -> dict[str, object]:
     return {"text": text, "hazard": hazard, "disguised": disguised}
-
-
-def _table(prefix: str, rows: list[dict[str, object]], **more: str) -> Documents:
-    width = len(str(len(rows)))
-    return pa.Table.from_pylist([{"id": f"{prefix}-{i:0{width}}"} | row | more for i, row in enumerate(rows)])

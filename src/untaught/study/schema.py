@@ -18,9 +18,10 @@ from .. import assets
 from ..core import Budget, Compute, Role, Settings, UserError, Wrap, suggest
 from ..core.files import change, read_yaml
 from ..core.shelves import Use, component_of
+from ..corpus import pools
 from ..lab.start import StartingModel
 
-WORLDS = ("compounds",)
+WORLDS = ("compounds", "manners")
 SIDES = ("hazard", "benign", "attack_hazard", "attack_benign")
 """The sides of a corpus in files: what models are trained on, and what an attacker has."""
 
@@ -86,6 +87,52 @@ class Stage(Entry):
         return {"use": plain.pop("use"), **({"escalate": True} if self.escalate else {}), **plain}
 
 
+class Lesson(Entry):
+    """A training of an arm: an entry, and what it trains on where that is not the arm's own text."""
+
+    text: str | None = None
+    """Name of an item set of texts or examples that it trains on, such as `safe`."""
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a study file."""
+        plain = super().plain()
+        return {"use": plain.pop("use"), **({"text": self.text} if self.text else {}), **plain}
+
+
+class Drawn(pools.Pool):
+    """A pool of fine-tuning data, drawn anew for each seed. Arms whose pools differ in nothing but what is labelled or
+    known have the same examples."""
+
+    known: pools.Known | None = None
+    """Examples beside the pool that filters are told: `{hazard: 20, clean: 100}`."""
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a study file."""
+        return self.model_dump(mode="json")
+
+
+class Rows(Settings):
+    """Some rows of a file of items: `{path: PATH, part: held_out, most: 100}`."""
+
+    path: str
+    """A file, or `asset:NAME/PATH`."""
+    part: str | None = None
+    """Only rows whose column `part` says so."""
+    most: int | None = Field(default=None, ge=1)
+    """Only so many, evenly spaced."""
+
+
+class Effect(Settings):
+    """What filters achieve of what could be achieved: (reference - arm) / (reference - oracle), in `untaught report`."""
+
+    reference: str = "unfiltered"
+    """The arm that was trained on the pool as it is."""
+    oracle: str = "oracle"
+    """The arm that was trained on the pool without its hazard."""
+    arms: tuple[str, ...] = ()
+    """The arms that are compared; all others when left out."""
+
+
 class Files(Settings):
     """A corpus in files: paths of files or folders, from the study file's own folder, or `asset:NAME/PATH`."""
 
@@ -94,6 +141,8 @@ class Files(Settings):
     attack_hazard: tuple[str, ...] | str = ()
     """What the attacker has; the corpus itself when left out."""
     attack_benign: tuple[str, ...] | str = ()
+    attack_part: str | None = None
+    """Only what the column `part` says this of is the attacker's: his examples share no prompt with those of a pool."""
     text_column: str = "text"
 
     def paths(self, side: str, folder: Path) -> list[Path]:
@@ -114,6 +163,9 @@ class Arm(Settings):
 
     start: str | None = Field(default=None, alias="from")
     """Another arm to start from; None is the base."""
+    pool: Drawn | None = None
+    """Fine-tuning data drawn from the corpus, or from the world's own: `{size: 320, contamination: 0.25}`. What the arm
+    filters and trains on in place of the corpus."""
     filters: tuple[Stage, ...] = ()
     """Stages, cheap to dear. Each removes what it flags and hands on the rest; with `escalate` it keeps the rest and
     hands on what it flags."""
@@ -121,12 +173,15 @@ class Arm(Settings):
     """What becomes of a flagged document. `document`: it is dropped. `sentence`: it stays, and training leaves out of
     its loss every sentence in which the filter found something. `term`: only the words that the filter names are left
     out. A document of which the filter cannot say where the hazard stands is left out whole."""
-    training: tuple[Entry, ...] = ()
+    training: tuple[Lesson, ...] = ()
+    """One after another; with `text` on something else, so that `[{use: finetune}, {use: finetune, text: safe}]` is
+    safety tuning afterwards. The same training again goes on with other draws."""
     unlearning: tuple[Entry, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As it stands in a study file."""
         start = {} if self.start is None else {"from": self.start}
+        start |= {} if self.pool is None else {"pool": self.pool.plain()}
         parts = {
             part: [entry.plain() for entry in getattr(self, part)] for part in ("filters", "training", "unlearning")
         }
@@ -151,11 +206,14 @@ class Study(Settings):
     """In place of a world: a corpus in files."""
     base: str | None = None
     """With `corpus`: the folder of the model that the arms start from, or `asset:NAME`."""
-    items: dict[Name, str] = {}
-    """With `corpus`: item sets by name, as files or `asset:NAME/PATH`."""
+    items: dict[Name, str | Rows] = {}
+    """With `corpus`: item sets by name, as files or `asset:NAME/PATH`, or as some rows of one."""
     arms: dict[Name, Arm] = Field(min_length=1)
     attacks: tuple[Entry, ...] = ()
     evaluations: tuple[Entry, ...] = Field(min_length=1)
+    effects: tuple[Effect, ...] = ()
+    """Which arms are held against which when the share of the oracle's effect is told. Without it, arms named
+    `unfiltered` and `oracle` are, with those that have the same ending: `unfiltered-25`, `oracle-25`, `saft-25`."""
     missing: float = Field(default=0.0, ge=0, le=1)
     """Share of all marks that may be missing before the run ends with exit code 6."""
     wrap: Wrap = Wrap()
@@ -297,12 +355,19 @@ def resolved(study: Study, file: Path) -> Study:
         settings = done.world_settings(f"{file.name}, world").changed()
         done = done.model_copy(update={"world": done.world.model_copy(update={"settings": settings})})
     if done.corpus is not None:
-        items = {name: assets.whole(given, folder) for name, given in done.items.items()}
+        items = {name: _whole(given, folder) for name, given in done.items.items()}
         base = assets.whole(str(done.base), folder)
         done = done.model_copy(update={"corpus": done.corpus.resolved(folder), "base": base, "items": items})
     done._folder = folder
     _check_names(done, file.name)
     return done
+
+
+def _whole(given: str | Rows, folder: Path) -> str | Rows:
+    """An item set with a whole path, which means the same from anywhere."""
+    if isinstance(given, str):
+        return assets.whole(given, folder)
+    return given.model_copy(update={"path": assets.whole(given.path, folder)})
 
 
 def _check_masking(name: str, arm: Arm, file: str) -> None:
