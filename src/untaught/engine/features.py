@@ -5,8 +5,8 @@
     header   its output at the token before the last answer, where the model has read the prompt and said nothing
     nats     - log p(answer | prompt), natural logarithm, and the number of its tokens
 
-Only the blocks up to the highest that is asked for are run. What was computed, all three vectors of it, is kept by model
-and example, up to `ROOM` bytes a model, so that filters which look at the same pool share one pass over it.
+Only the blocks up to the highest that is asked for are run. What was computed, all three vectors of it, is kept by
+model and example, up to `ROOM` bytes a model, so that filters which look at the same pool share one pass over it.
 
 Company shows in no feature. The last bits of a matrix product depend on its shape, so an example is always run in the
 shape that its own length gives, as `sequences.py` does: so many rows of that width, rows that are left filled with
@@ -38,6 +38,7 @@ Pooling: TypeAlias = Literal["mean", "last", "header"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "last", "header")
 ROOM = 2**31
 """Bytes of features that are kept for a model."""
+NATS = "nats"
 NOT_FINITE = "the model's states are not finite numbers"
 
 
@@ -110,19 +111,18 @@ def features(
 def answers(subject: Subject, docs: Documents, length: int | None = None) -> Answers:
     """How likely the model finds the answers of every document."""
     read = examples.read(subject, docs, length)
-    nats = np.full(len(read), np.nan)
     tokens = np.array([0 if isinstance(one, str) else int(one.answer[1:].sum()) for one in read])
     causes: list[str | None] = [one if isinstance(one, str) else None for one in read]
-    sound = {row: one for row, one in enumerate(read) if isinstance(one, Example) and tokens[row]}
-    with _alone, torch.inference_mode():
-        for rows, batch in _runs(subject, sound):
-            with autocast():
-                model: Any = subject.model
-                logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[:, :-1].float()
-            chosen = logits.gather(-1, batch.ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
-            for line, row in enumerate(rows):
-                marks = torch.from_numpy(sound[row].answer[1:]).to(chosen.device)
-                nats[row] = -float(chosen[line, : len(marks)][marks].double().sum())
+    with _alone:
+        kept = _Kept.of(subject.model)
+        sound = {row: (_name(one), NATS) for row, one in enumerate(read) if isinstance(one, Example) and tokens[row]}
+        wanted = {key: one for row, one in enumerate(read) if (key := sound.get(row)) and key not in kept}
+        fresh = dict(_nats(subject, wanted))
+        kept.add(fresh)
+        nats = np.array([
+            float(fresh[key] if key in fresh else kept[key]) if (key := sound.get(row)) else np.nan
+            for row in range(len(read))
+        ])  # fmt: skip
     for row in np.flatnonzero(~np.isfinite(nats)):
         nats[row] = np.nan
         causes[row] = causes[row] or (NOT_FINITE if tokens[row] else examples.NO_ANSWER)
@@ -144,6 +144,19 @@ def _vectors(
             states = hidden_of(subject.model, batch, layers)
             for line, name in enumerate(names):
                 yield name, [_pooled(state[line].float(), wanted[name]).cpu().numpy() for state in states]
+
+
+def _nats(subject: Subject, wanted: dict[Any, Any]) -> Iterator[tuple[Any, np.ndarray]]:
+    """For each example, under its name, - log p of its answers."""
+    model: Any = subject.model
+    with torch.inference_mode():
+        for names, batch in _runs(subject, wanted):
+            with autocast():
+                logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[:, :-1].float()
+            chosen = logits.gather(-1, batch.ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+            for line, name in enumerate(names):
+                marks = torch.from_numpy(wanted[name].answer[1:]).to(chosen.device)
+                yield name, -chosen[line, : len(marks)][marks].double().sum().cpu().numpy()
 
 
 def _pooled(state: Tensor, example: Example) -> Tensor:
@@ -188,7 +201,7 @@ def _name(example: Example) -> bytes:
 
 
 class _Kept(dict[Any, np.ndarray]):
-    """Pooled outputs of one model by example and block."""
+    """Of one model: pooled outputs by example and block, and how likely answers are by example."""
 
     def __init__(self) -> None:
         super().__init__()
