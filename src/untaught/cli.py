@@ -207,8 +207,13 @@ def filter_(  # noqa: PLR0913, PLR0917 - a parameter for each option
     if estimate is not None and (apply or upload or audit or show_text):
         raise UserError("--estimate decides nothing: leave out --apply, --upload, --audit and --show-text, or it.")
     policy, folder = filtering.read_policy(config, out, _changes(set_))
+    if policy.examples and estimate is not None:
+        raise UserError(
+            "--estimate is for corpora: fine-tuning data is ranked whole, and curve.json says what each share would"
+            " cost. Leave it out."
+        )
     with alone(out):
-        made = filtering.make(policy, folder, out, data=data)
+        made = filtering.make(policy, folder, out, data=data, say=_say)
         if estimate is not None:
             found = filtering.estimate(data, made, out, estimate)
             _print_json(found) if json_ else _print(filtering.estimating.told(found, data), markup=False)

@@ -24,7 +24,7 @@ ARROWS = {
     "lab": {"core", "corpus", "engine"},
     **dict.fromkeys(SHELVES, {"core", "corpus", "engine"}),
     "study": BELOW_STUDY,  # and the shelves by name, through core.shelves
-    "policies": {"core", "corpus", "engine", "attest"},  # and filters by name, as above
+    "policies": {"core", "corpus", "engine", "attest", "assets"},  # and filters by name, as above
     "report": {"core"},
     "cli": BELOW_STUDY | {"study", "policies", "report", *SHELVES},
     "__main__": {"cli"},

@@ -52,6 +52,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Decisions: the row in the source from 0, what was decided by which stage, what that found, bytes of text, source."""
+READABLE = ("id", "text", "messages")
+"""What a filter sees of a document, as far as it is there."""
 MEASURED = pa.schema([("row", pa.int64()), *FINDINGS])
 """Findings of a stage, for the documents that it saw."""
 
@@ -139,6 +141,23 @@ def _places(rules: Rules, source: Source) -> dict[str, str]:
 
 def _findings(name: str, measures: str, source: Source) -> str:
     return f"findings/{name.replace('#', '-')}-{measures[:12]}/{source.table}"
+
+
+def scores(rules: Rules, source: Source, folder: Path) -> pa.Table:
+    """What every stage gave the documents of a source that is decided: `row`, `id`, a column a stage, null for none."""
+    path = folder / "decisions" / source.table
+    decided = pq.read_table(path, columns=["row", "id", "score", "stage"])
+    table = decided.select(["row", "id"])
+    for stage in rules.stages:
+        if len(rules.stages) == 1:
+            found = pc.if_else(pc.equal(decided["stage"], stage.name), decided["score"], None)
+        else:
+            seen = pq.read_table(folder / _findings(stage.name, stage.measures, source), columns=["row", "score"])
+            values = np.full(decided.num_rows, np.nan)
+            values[seen["row"].to_numpy()] = seen["score"].to_numpy()
+            found = pa.array(values, from_pandas=True)
+        table = table.append_column(stage.name, found)
+    return table
 
 
 def _joined(parts: Sequence[Path], firsts: np.ndarray, source: Source, path: Path) -> None:
@@ -283,7 +302,8 @@ def _repeat(value: str, count: int) -> pa.Array:
 def decisions(stages: Sequence[Fitted], documents: Documents) -> pa.Table:
     """The decisions about documents in memory."""
     causes = pa.nulls(documents.num_rows, pa.string())
-    batch = documents.select(["id", "text"]).append_column("cause", causes)
+    seen = documents.select([name for name in READABLE if name in documents.column_names])
+    batch = seen.append_column("cause", causes)
     return _through(stages, batch, np.arange(documents.num_rows), None)[0]
 
 
@@ -344,7 +364,7 @@ def _fresh(scorer: Scorer, batch: pa.Table, here: np.ndarray) -> Findings:
         return FINDINGS.empty_table()
     if "text" not in batch.column_names:
         raise _Unread
-    documents = batch.select(["id", "text"])
+    documents = batch.select([name for name in READABLE if name in batch.column_names])
     return measured(scorer, documents if len(here) == batch.num_rows else documents.take(here))
 
 

@@ -12,6 +12,12 @@ A policy whose stages name no terms or model is *made* from a labelled corpus (`
     filters: [{use: blocklist, escalate: true, choose: {recall: 0.98}}, {use: classifier}]
     choose: {removed: 0.05}
 
+A policy about fine-tuning data names the model that is about to be fine-tuned, and is made from the data itself:
+
+    model: asset:smollm2
+    label_column: label
+    filters: [{use: few_shot_ranker, removed: 0.2}]
+
 Stages stand in order, cheap to dear; each sees what the one before hands on. A stage flags a document or does not:
 
     escalate: false (default)   flagged: removed           not flagged: on to the next stage, and kept after the last
@@ -25,16 +31,17 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from .. import __version__
 from ..attest import digest
-from ..core import Scorer, Settings
+from ..core import Compute, Documents, Findings, Mask, Scorer, Settings, Wrap
 from ..core.shelves import ROOT, Use, source
 from .shards import Reading
 
@@ -125,6 +132,17 @@ class Labeller(Settings):
     """Calls under way at once."""
 
 
+class Gate(Settings):
+    """What a filter of fine-tuning data must show on labelled examples before it may drop anything."""
+
+    auroc: float = Field(default=0.7, ge=0, le=1)
+    """Least AUROC of every stage that drops something; its 95% interval must also lie above 0.5. 0: no gate."""
+    folds: int = Field(default=5, ge=2)
+    """Parts of the labelled examples, by prompt; each is scored by what was learned without it."""
+    most: float | None = Field(default=3.0, gt=0)
+    """Most that may be dropped, as a multiple of the contamination. None: no such bound."""
+
+
 class Policy(Settings):
     """What is filtered out of a corpus, and how its documents are read."""
 
@@ -145,6 +163,21 @@ class Policy(Settings):
     """Making: checks the label of the benign documents that the first stage flags."""
     seed: int = Field(default=0, ge=0)
     """Making: tells which texts are held out and which documents are sampled."""
+    model: str | None = None
+    """Fine-tuning data: the model that is about to be fine-tuned, a folder or `asset:NAME`."""
+    wrap: Wrap | None = None
+    """What stands around prompts. None: the tokenizer's chat template, where it has one."""
+    compute: Compute | None = None
+    """Device, precision and threads for the model."""
+    label_column: str | None = None
+    """Fine-tuning data: the column that says of some rows whether they are hazard (1, true, hazard, harmful) or benign
+    (0, false, benign, safe, clean); null of all others."""
+    labels: Literal["audit"] | None = None
+    """`audit`: the labels in `audit.csv` of the filter folder count too."""
+    contamination: float | None = Field(default=None, gt=0, le=1)
+    """Fine-tuning data: share of it that is thought to be hazard. None: that of its labelled rows."""
+    gate: Gate | None = None
+    """Fine-tuning data: what must be shown before anything is dropped."""
     made: dict[str, Any] | None = None
     """How the policy was made: digests, numbers and no text. Changes no decision."""
     workers: int | None = Field(default=None, ge=1)
@@ -160,16 +193,36 @@ class Policy(Settings):
             raise ValueError("'choose' is there twice: in the last stage, and beside 'filters'. Keep one of them")
         return self
 
+    @model_validator(mode="after")
+    def _about_one_thing(self) -> Policy:
+        if self.examples and (self.labeller or self.choose or any(stage.choose for stage in self.filters)):
+            raise ValueError(
+                "a filter of fine-tuning data has no 'choose' and no 'labeller'. Give its stages 'removed' or a"
+                " 'threshold'"
+            )
+        if not self.examples and (self.wrap or self.compute or self.labels):
+            raise ValueError(
+                "'wrap', 'compute' and 'labels' are for fine-tuning data. Name a 'model' or 'label_column'"
+            )
+        return self
+
+    @property
+    def examples(self) -> bool:
+        """Whether it is about examples of fine-tuning data."""
+        return not all(value is None for value in (self.model, self.label_column, self.contamination, self.gate))
+
     @property
     def reading(self) -> Reading:
         """Which columns are read."""
-        return Reading(self.text_column, self.id_column)
+        return Reading(self.text_column, self.id_column, self.examples)
 
     def plain(self) -> dict[str, Any]:
         """As it stands in a policy file, whole."""
         unused = {"held_out", "seed"} if self.corpus is None else set()
+        unused = {"held_out"} if self.examples else unused
         table = self.model_dump(mode="json", exclude={"filters", *unused}, exclude_none=True)
-        return {**table, "filters": [stage.plain() for stage in self.filters]}
+        gate = {} if self.gate is None else {"gate": self.gate.changed()}  # with a None that means something
+        return {**table, **gate, "filters": [stage.plain() for stage in self.filters]}
 
 
 @dataclass(frozen=True)
@@ -204,8 +257,38 @@ class Rules:
     """Identity of every decision that these rules make on a given text."""
 
 
-def rules(policy: Policy, components: Sequence[Any], scorers: Sequence[Scorer], folder: Path) -> Rules:
-    """The rules of a policy whose components are resolved and fitted. Model paths start at `folder`."""
+@dataclass(frozen=True)
+class Ranking:
+    """A scorer that drops nothing."""
+
+    scorer: Scorer
+
+    def measure(self, batch: Documents) -> Findings:
+        return self.scorer.measure(batch)
+
+    def keep(self, findings: Findings) -> Mask:
+        return np.ones(findings.num_rows, bool)
+
+
+def held(rules: Rules) -> Rules:
+    """The same rules with nothing dropped: every stage scores every document."""
+    stages = [
+        replace(
+            stage, escalate=False, scorer=Ranking(stage.scorer), decides=digest.of_json({"measures": stage.measures})
+        )
+        for stage in rules.stages
+    ]
+    return Rules(rules.reading, tuple(stages), digest.of_json([stage.decides for stage in stages]))
+
+
+def rules(
+    policy: Policy, components: Sequence[Any], scorers: Sequence[Scorer], folder: Path,
+    asked: Mapping[str, Any] | None = None,
+) -> Rules:  # fmt: skip
+    """The rules of a policy whose components are resolved and fitted. Model paths start at `folder`.
+
+    `asked` is the identity of the model that filters of fine-tuning data ask, and of how it is asked.
+    """
     stages: list[Fitted] = []
     read = dataclasses.asdict(policy.reading)
     for name, stage, component, scorer in zip(
@@ -215,20 +298,42 @@ def rules(policy: Policy, components: Sequence[Any], scorers: Sequence[Scorer], 
         if isinstance(settings.get("model"), str):
             settings["model"] = digest.of_path(folder / settings["model"])
         apart = {setting: settings.pop(setting) for setting in getattr(component, "thresholds", ())}
-        measures = digest.of_json({"use": stage.use, "settings": settings, "reading": read, **_code(stage.use)})
+        settings.pop("removed", None)  # what it comes to is the threshold
+        own = {"use": stage.use, "settings": _told(settings, folder), "reading": read}
+        asks = bool(getattr(component, "asks_model", False))
+        own |= {"asked": asked} if asks else {}
+        measures = digest.of_json({**own, **_code(stage.use, asks=asks)})
         decides = digest.of_json({"measures": measures, "thresholds": apart, "escalate": stage.escalate})
         free = bool(getattr(component, "lock_free", False))
         stages.append(Fitted(name, stage.escalate, scorer, free, measures, decides))
     return Rules(policy.reading, tuple(stages), digest.of_json([stage.decides for stage in stages]))
 
 
-def _code(use: str) -> dict[str, Any]:
+def _told(settings: Any, folder: Path) -> Any:
+    """Settings with the files of what was learned as their digests, however deep they are named."""
+    if isinstance(settings, Mapping):
+        return {
+            name: digest.of_path(folder / value)
+            if name == "fitted" and isinstance(value, str)
+            else _told(value, folder)
+            for name, value in settings.items()
+        }
+    return [_told(value, folder) for value in settings] if isinstance(settings, list | tuple) else settings
+
+
+ASKING = ("examples", "features", "states", "generation", "prompts", "batches")
+"""Modules of the engine that say how a model is asked about examples."""
+
+
+def _code(use: str, *, asks: bool = False) -> dict[str, Any]:
     """What else than settings a finding depends on."""
     helpers = sorted((ROOT / "filters").glob("_*.py"))
     code = digest.of_code(
         ROOT / "corpus" / "shards.py",
+        ROOT / "corpus" / "shapes.py",
         ROOT / "corpus" / "deciding.py",
         ROOT / "engine" / "sequences.py",
+        *(ROOT / "engine" / f"{name}.py" for name in ASKING if asks),
         *helpers,
         source("filters", use),
     )

@@ -9,6 +9,8 @@ A corpus is its sources: files in the order of their names. A source is cut into
 A shard is read as tables of `id`, `text` and `cause`, a row a document, in order. `cause` says why a document cannot be
 decided (no text, broken Unicode, ...) and is null for all others; its text is then empty. Nothing is left out: what
 cannot be told apart into documents at all is `Damaged`, and no part of its source is then used.
+
+Fine-tuning data is read as examples: the same with a column `messages`, from rows of the shapes that `shapes.py` knows.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from ..core import UserError
-from . import hub
+from . import hub, shapes
 
 pc: Any = pyarrow.compute
 KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -82,10 +84,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Reading:
-    """Which columns hold the text and the id."""
+    """Which columns hold the text and the id, and whether rows are examples of fine-tuning data."""
 
     text_column: str = "text"
     id_column: str = "id"
+    examples: bool = False
 
 
 def sources(data: Sequence[str | os.PathLike[str]]) -> list[Source]:
@@ -266,13 +269,82 @@ def columns_of(source: Source, reading: Reading) -> tuple[str, bool]:
     )
 
 
-def read(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
-    """The documents of a shard: `id` (null where it has none), `text`, `cause`."""
+def shape_of(source: Source, reading: Reading) -> shapes.Shape:
+    """The shape of a source's examples: of a parquet file by its columns, else by the first row that has one."""
+    seen: dict[str, None] = {}
+    with _opened(source):
+        if source.kind == ".parquet":
+            with pq.ParquetFile(source.path) as file:
+                seen = dict.fromkeys(file.schema_arrow.names)
+            found = shapes.shape_of(seen, reading.text_column)
+        else:
+            found = None
+            for row in filter(None, map(_object, _lines(source))):
+                seen |= dict.fromkeys(row)
+                if found := shapes.shape_of(row, reading.text_column):
+                    break
+    if found is not None or (not seen and source.kind != ".parquet"):
+        return found or shapes.SHAPES[0]
+    known = "; ".join(" and ".join(shape.needed) for shape in shapes.SHAPES)
+    raise UserError(
+        f"{source.path} has no columns of examples. It has: {', '.join(seen) or 'none'}. Name them after a shape that"
+        f" is known ({known}), or name a column of bare answers: --set text_column=NAME."
+    )
+
+
+def read(shard: Shard, reading: Reading, *, label: str | None = None) -> Iterator[pa.Table]:
+    """The documents of a shard: `id` (null where it has none), `text`, `cause`.
+
+    Of examples also `messages`, and with a column of labels what stands in it, as `shapes.table` says.
+    """
+    if reading.examples:
+        yield from _examples(shard, reading, label)
+        return
     column, chat = columns_of(shard.source, reading)
     with unchanged(shard.source), _opened(shard.source):
         tables = _parquet(shard, reading, column) if shard.source.kind == ".parquet" else _jsonl(shard, reading, column)
         for table in tables:
             yield _checked(table, chat)
+
+
+def _examples(shard: Shard, reading: Reading, label: str | None) -> Iterator[pa.Table]:
+    shape = shape_of(shard.source, reading)
+    with unchanged(shard.source), _opened(shard.source):
+        if shard.source.kind == ".parquet":
+            rows = _parquet_rows(shard, {*shape.columns, reading.id_column, label})
+        else:
+            rows = ([_row(line) for line in block.split(b"\n") if line.strip()] for block in _line_blocks(shard))
+        for some in rows:
+            yield shapes.table(some, shape, reading.id_column, label)
+
+
+def _parquet_rows(shard: Shard, wanted: set[str | None]) -> Iterator[list[shapes.Row]]:
+    with pq.ParquetFile(shard.source.path, page_checksum_verification=True) as file:
+        names = [name for name in file.schema_arrow.names if name in wanted]
+        groups = list(range(shard.start, shard.stop))
+        for batch in file.iter_batches(ROWS, row_groups=groups, columns=names, use_threads=False):
+            try:
+                yield [(row, None) for row in batch.to_pylist()]
+            except UnicodeDecodeError:
+                yield [_alone(batch.slice(place, 1)) for place in range(batch.num_rows)]
+
+
+def _alone(batch: Any) -> shapes.Row:
+    try:
+        return batch.to_pylist()[0], None
+    except UnicodeDecodeError:
+        return None, shapes.NOT_UTF8
+
+
+def _row(line: bytes) -> shapes.Row:
+    """A line as an object, or why it is none."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None, shapes.NOT_UTF8
+    except (ValueError, RecursionError):
+        return None, "a line that is not JSON"
+    return (row, None) if isinstance(row, dict) else (None, "a line that is not a JSON object")
 
 
 def _parquet(shard: Shard, reading: Reading, column: str) -> Iterator[pa.Table]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,13 @@ AT_ONCE = 20_000_000
 SHOWN = 20
 
 
-def summarise(sources: Sequence[Source], policy: str, folder: Path) -> dict[str, Any]:
-    """Write and return the summary. What an unchanged folder said before is not worked out again."""
+def summarise(
+    sources: Sequence[Source], policy: str, folder: Path, *, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write and return the summary. What an unchanged folder said before is not worked out again.
+
+    `more` is what else is known: of fine-tuning data its shapes, what the gate measured, the budget curve.
+    """
     told = {source.name: Receipt.load(receipts.path_of(folder, source.name)) for source in sources}
     found = {name: receipt for name, receipt in told.items() if receipt is not None}
     if len(found) < len(told):
@@ -36,7 +41,9 @@ def summarise(sources: Sequence[Source], policy: str, folder: Path) -> dict[str,
     written = [name for name in found if receipts.path_of(folder, name, applied=True).is_file()]
     root = receipts.root(folder)
     before = read(folder)
-    if before and (before.get("root"), before.get("policy")) == (root, policy):
+    more = more or {}
+    known = {"root": root, "policy": policy, **more}
+    if before and all(before.get(name) == value for name, value in known.items()):
         return before
     whole = Counts.total(receipt.counts for receipt in found.values())
     summary = {
@@ -47,6 +54,7 @@ def summarise(sources: Sequence[Source], policy: str, folder: Path) -> dict[str,
         "applied": len(written) == len(found),
         "policy": policy,
         "root": root,
+        **more,
     }
     write_atomically(folder / FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return summary

@@ -1,4 +1,8 @@
-"""`untaught filter`: a policy file and a corpus in, decisions and receipts out."""
+"""`untaught filter`: a policy file and a corpus in, decisions and receipts out.
+
+Fine-tuning data is first decided with nothing dropped, which gives every example its score; what would go is then held
+against the gate and the contamination, and only thresholds are read anew.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,18 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ..core import UserError, suggest
 from ..core.files import change, read_yaml
+from ..core.shelves import names
 from ..corpus import auditing, receipts, running, shards, summary
-from ..corpus.policy import Policy, Rules, rules
+from ..corpus.policy import Policy, Rules, held, rules
 from ..corpus.writing import is_half, write_atomically
-from . import estimating, making, presets, sampling
+from . import estimating, fitting, gating, making, presets, ranking, sampling
 
 POLICY = "policy.yaml"
-OURS = {*running.OURS, POLICY, summary.FILE, ".lock", "report.html", "classifier.npz", estimating.FILE, *auditing.FILES}
-"""What a filter folder may hold."""
+OURS = {
+    *running.OURS, POLICY, summary.FILE, ".lock", "report.html", "classifier.npz", estimating.FILE, *auditing.FILES,
+    fitting.GATE, fitting.CURVE, ranking.FILE,
+}  # fmt: skip
+"""What a filter folder may hold, besides what filters of fine-tuning data learned."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,8 @@ class Made:
 
     policy: Policy
     rules: Rules
+    fitting: fitting.Fitting | None = None
+    """Of a policy about fine-tuning data: what is known of its filters."""
 
 
 def read_policy(config: Path | None, out: Path, changes: Mapping[str, Any]) -> tuple[Policy, Path]:
@@ -51,8 +61,21 @@ def read_policy(config: Path | None, out: Path, changes: Mapping[str, Any]) -> t
     return Policy.settle(table, path.name), path.parent
 
 
-def make(policy: Policy, folder: Path, out: Path, where: str = POLICY, *, data: Sequence[str] = ()) -> Made:
-    """Read what the policy names, learn and choose what it leaves open, and write `policy.yaml` into `out`."""
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+def make(
+    policy: Policy, folder: Path, out: Path, where: str = POLICY, *, data: Sequence[str] = (),
+    say: Callable[[str], None] = _silent,
+) -> Made:  # fmt: skip
+    """Read what the policy names, learn and choose what it leaves open, and write `policy.yaml` into `out`.
+
+    A policy about fine-tuning data is written when its filters have passed or failed: see `carry_out`.
+    """
+    if policy.examples:
+        found = fitting.fit(policy, folder, out, where, _sources(data, policy), say)
+        return Made(found.policy, found.rules, found)
 
     def sampled(count: int) -> sampling.Sample:
         return sampling.sample(_sources(data, policy), policy.reading, count, policy.seed)
@@ -96,9 +119,41 @@ def carry_out(
     """Filter a corpus by a policy that is made. Returns the summary, with how many sources were decided now."""
     sources = _sources(data, made.policy)
     doing = _executor(executor, made, out)
+    if made.fitting is not None:
+        return _carry_out_examples(sources, made, made.fitting, out, doing, apply=apply, quiet=quiet)
     with _bar(sources, apply=apply, quiet=quiet) as say:
         now = running.run(made.rules, sources, out, doing, apply=apply, say=say)
     return {**summary.summarise(sources, made.rules.digest, out), "decided_now": now}
+
+
+def _carry_out_examples(
+    sources: Sequence[shards.Source], made: Made, known: fitting.Fitting, out: Path, doing: running.Doing, *,
+    apply: bool, quiet: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Score everything, hold what would go against the gate and the contamination, then decide."""
+    about, now, fresh = ranking.identity(made.rules, known.pool), 0, False
+    ranked = ranking.read(out, about)
+    if ranked is None:
+        with _bar(sources, apply=False, quiet=quiet) as say:
+            now = running.run(known.ranking, sources, out, doing, say=say)
+        ranked, fresh = ranking.write(known.ranking, known.pool, sources, out, about), True
+    escalates = [not stage.removes for stage in known.stages]
+    share = gating.removed(known.stages, escalates, ranking.scores(made.rules, ranked)).sum() / max(len(known.pool), 1)
+    hold = known.held
+    refused = None if hold else gating.refusal(float(share), known.gate["contamination"]["share"], known.asked)
+    known.gate |= {"would_remove": float(share), "passed": None if not share else hold is None, "why": hold or refused}
+    if refused is not None and not fresh:
+        raise UserError(refused)  # what was decided before stands
+    known.write(out)
+    _write_policy(made.policy, out)
+    stands = held(made.rules) if hold or refused else made.rules
+    if refused is None:
+        with _bar(sources, apply=apply, quiet=quiet) as say:
+            now = max(now, running.run(stands, sources, out, doing, apply=apply, say=say))
+    done = summary.summarise(sources, stands.digest, out, more=known.summary())
+    if refused is not None:
+        raise UserError(refused)
+    return {**done, "decided_now": now}
 
 
 @contextmanager
@@ -124,13 +179,20 @@ def _bar(sources: Sequence[shards.Source], *, apply: bool, quiet: bool) -> Itera
 def check_columns(source: shards.Source, policy: Policy) -> None:
     """Refuse a source without the text column before anything is spent. Damage is found when it is decided."""
     try:
-        shards.columns_of(source, policy.reading)
+        if policy.examples:
+            shards.shape_of(source, policy.reading)
+        else:
+            shards.columns_of(source, policy.reading)
     except shards.Damaged:
         return
 
 
 def _executor(name: str, made: Made, out: Path) -> running.Doing:
     workers = made.policy.workers
+    if made.policy.model is not None:  # one copy of it, in this process
+        if name != "local":
+            raise UserError(f"a policy with a 'model' is carried out in one process. Leave out --executor {name}.")
+        return running.local(made.rules, workers if all(stage.lock_free for stage in made.rules.stages) else 1)
     if name == "ray":
         return running.on_ray(workers)
     if name == "datatrove":
@@ -150,8 +212,9 @@ def prepared(out: Path, executor: str, data: Sequence[str]) -> None:
 
 
 def _passing(path: Path) -> bool:
-    """Whether a file is half written, or the lock of an office program that has `audit.csv` open."""
-    return is_half(path) or path.name.startswith((".~lock.audit", "~$audit"))
+    """Whether a file is half written, what a filter learned, or the lock of an office program on `audit.csv`."""
+    learned = path.suffix == ".npz" and path.stem in names("filters")
+    return learned or is_half(path) or path.name.startswith((".~lock.audit", "~$audit"))
 
 
 def told(summary: Mapping[str, Any], out: Path) -> str:
@@ -167,7 +230,9 @@ def told(summary: Mapping[str, Any], out: Path) -> str:
 
 def problems(summary: Mapping[str, Any], policy: Policy) -> list[str]:
     """What a user must look at, a line each: nothing is left out or taken in without a word."""
-    found = [f"{name} is {why}: none of it was decided, kept or removed." for name, why in summary["damaged"].items()]
+    gate = summary.get("gate") or {}
+    found = [gate["why"]] if gate.get("why") else []
+    found += [f"{name} is {why}: none of it was decided, kept or removed." for name, why in summary["damaged"].items()]
     if summary["quarantined"] > policy.quarantined * summary["read"]:
         why = ", ".join(f"{reason} ({n})" for reason, n in summary["reasons"].get("quarantined", {}).items())
         found.append(

@@ -89,7 +89,7 @@ def ready(policy: Policy, folder: Path, out: Path, where: str, sampled: Callable
     done, rows = Ready(policy), []
     for index, stage in enumerate(policy.filters):
         place = f"{where}, filters.{index} ({stage.use})"
-        with _told(place):
+        with told(place):
             fitted, row = _stage(stage, *given[index], bench, place)
             escalate = stage.escalate and index + 1 < len(policy.filters)
             rows.append({"use": stage.use, **row, **_decided(bench, fitted.scorer, escalate=escalate)})
@@ -97,7 +97,7 @@ def ready(policy: Policy, folder: Path, out: Path, where: str, sampled: Callable
         done.scorers.append(fitted.scorer)
         if index == 0 and bench.client is not None:
             made["labeller"] = _labelled(policy, bench, bench.client, fitted.scorer)
-    _own_files(done.components, where)
+    own_files(done.components, where)
     frozen = tuple(
         Stage(use=stage.use, escalate=stage.escalate, settings=component.changed())
         for stage, component in zip(policy.filters, done.components, strict=True)
@@ -159,7 +159,7 @@ def _given(policy: Policy, index: int, folder: Path, where: str) -> tuple[Any, A
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
+def told(place: str) -> Iterator[None]:
     """Say where an error came up."""
     try:
         yield
@@ -305,13 +305,12 @@ def _decided(bench: Bench, scorer: Scorer, *, escalate: bool) -> dict[str, Any]:
     return row
 
 
-def _own_files(components: Sequence[Any], where: str) -> None:
-    """Refuse two stages that would keep their models in one file."""
-    models = [
-        c.model for c in components if isinstance(getattr(c, "model", None), str) and not Path(c.model).is_absolute()
-    ]
-    if len(set(models)) < len(models):
-        raise UserError(f"{where} trains two models that would both be called '{models[0]}'. Train one of them first.")
+def own_files(components: Sequence[Any], where: str) -> None:
+    """Refuse two stages that would keep what they learned in one file."""
+    named = [getattr(c, name, None) for c in components for name in ("model", "fitted")]
+    models = [place for place in named if isinstance(place, str) and not Path(place).is_absolute()]
+    if doubled := next((place for place in models if models.count(place) > 1), None):
+        raise UserError(f"{where} trains two models that would both be called '{doubled}'. Train one of them first.")
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------
