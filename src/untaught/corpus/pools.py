@@ -88,21 +88,8 @@ class Pool(Settings):
 def draw(settings: Pool, docs: Documents, rng: np.random.Generator) -> Documents:
     """A pool, in an order of chance. Columns are `COLUMNS`; answers are cut."""
     docs = eligible(settings, docs)
-    hazard = docs["hazard"].to_numpy(zero_copy_only=False).astype(bool)
-    cells = _cells(_lengths(docs))
-    inside = _some(np.flatnonzero(hazard), settings.hazards, rng, "hazard", settings)
-    taken = [inside]
-    left = ~hazard
-    counts = _dealt(settings.size - settings.hazards, np.array([*settings.shares.values()]))
-    for kind, count in zip(settings.shares, counts, strict=True):
-        choice = np.flatnonzero(left & _is_of(kind, docs))
-        if settings.matched and count <= len(choice):
-            some = choice[_matched(cells[inside], cells[choice], count, rng)]
-        else:
-            some = _some(choice, count, rng, kind, settings)
-        left[some] = False
-        taken.append(some)
-    pool = docs.take(pa.array(rng.permutation(np.concatenate(taken))))
+    taken = _chosen(settings, docs, settings.hazards, settings.size - settings.hazards, rng)
+    pool = docs.take(pa.array(rng.permutation(taken)))
     seen = np.isin(np.arange(settings.size), rng.permutation(settings.size)[: settings.labelled])
     if "labelled" in pool.column_names:
         pool = pool.drop_columns(["labelled"])
@@ -136,6 +123,23 @@ def beside(settings: Pool, docs: Documents, pool: Documents) -> Documents:
     return docs.filter(pa.array([prompt not in used for prompt in docs["prompt"].to_pylist()], pa.bool_()))
 
 
+class Known(Settings):
+    """Examples beside a pool that are known for what they are, and share no prompt with it."""
+
+    hazard: int = Field(20, ge=0)
+    """Known harmful ones."""
+    clean: int = Field(100, ge=0)
+    """Known clean ones, of the pool's own kinds."""
+
+
+def known(settings: Pool, wanted: Known, docs: Documents, pool: Documents, rng: np.random.Generator) -> Documents:
+    """Known examples for a pool, drawn as it was: of its kinds, with lengths matched."""
+    rest = beside(settings, docs, pool)
+    chosen = _chosen(settings, rest, wanted.hazard, wanted.clean, rng, "known, beside the pool")
+    found = rest.take(pa.array(chosen, pa.int64()))
+    return found.select([name for name in COLUMNS if name in found.column_names and name != "labelled"])
+
+
 def confounds(pool: Documents) -> dict[str, Any]:
     """What tells hazard in a pool without anybody reading an answer.
 
@@ -158,6 +162,26 @@ def confounds(pool: Documents) -> dict[str, Any]:
         "two_sided_prompts": float(np.mean([p in clean for p in prompts[hazard]])) if hazard.any() else None,
         "sources": {name: {"hazard": int(side.sum()), "rest": int((~side).sum())} for name, side in sides.items()},
     }
+
+
+def _chosen(
+    settings: Pool, docs: Documents, hazards: int, others: int, rng: np.random.Generator, beside: str | None = None
+) -> np.ndarray:
+    """Rows of so much hazard by chance, and so many others, of the pool's kinds and with the hazard's lengths."""
+    hazard = docs["hazard"].to_numpy(zero_copy_only=False).astype(bool)
+    cells = _cells(_lengths(docs))
+    inside = _some(np.flatnonzero(hazard), hazards, rng, "hazard", settings, beside)
+    taken = [inside]
+    left = ~hazard
+    for kind, count in zip(settings.shares, _dealt(others, np.array([*settings.shares.values()])), strict=True):
+        choice = np.flatnonzero(left & _is_of(kind, docs))
+        if settings.matched and len(inside) and count <= len(choice):
+            some = choice[_matched(cells[inside], cells[choice], count, rng)]
+        else:
+            some = _some(choice, count, rng, kind, settings, beside)
+        left[some] = False
+        taken.append(some)
+    return np.concatenate(taken)
 
 
 def _cut(turn: dict[str, str], words: int | None) -> dict[str, str]:
@@ -224,15 +248,19 @@ def _is_of(kind: str, docs: Documents) -> np.ndarray:
     return found
 
 
-def _some(choice: np.ndarray, count: int, rng: np.random.Generator, kind: str, settings: Pool) -> np.ndarray:
+def _some(
+    choice: np.ndarray, count: int, rng: np.random.Generator, kind: str, settings: Pool, beside: str | None
+) -> np.ndarray:
     """So many by chance, or an error that says how many there are."""
     if count > len(choice):
         where = mend = ""
         if settings.part is not None:
             where, mend = f" in the part '{settings.part}'", ", or set 'part' to null"
+        prompt = "with a short enough prompt" + (" that the pool does not have" if beside else "")
+        lower = "'known', or 'size'" if beside else "'size'"
         raise UserError(
             f"a pool of {settings.size} with a contamination of {settings.contamination} needs {count} examples of"
-            f" '{kind}', and there are {len(choice)}{where} with a short enough prompt and at least {LEAST} words of"
-            f" answer. Lower 'size', or change 'contamination' or 'clean'{mend}."
+            f" '{kind}'{f' {beside},' if beside else ','} and there are {len(choice)}{where} {prompt} and at least"
+            f" {LEAST} words of answer. Lower {lower}, or change 'contamination' or 'clean'{mend}."
         )
     return rng.permutation(choice)[:count]

@@ -1,11 +1,8 @@
 """Writing: what a model says after a prompt, the likeliest token each time.
 
-The last bits of a number depend on its company, and where two tokens are as likely as each other they decide.
-
-    written     prompts that are written on together are told by their lengths alone: what is written depends on the
-                set of prompts and on nothing else
-    answered    a prompt is written on in the shape that its own length gives (so many rows of one width, rows that are
-                left filled with copies, padding in each): what is written depends on the prompt alone
+Prompts that are written on together are told by their lengths alone, so that what is written depends on the set of
+prompts and on nothing else: the last bits of a number depend on its company, and where two tokens are as likely as each
+other they decide.
 """
 
 from __future__ import annotations
@@ -14,79 +11,53 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..core import Documents, Subject
-from . import examples
+from ..core import Subject
 from .batches import pad_id
 from .compute import autocast, device
-from .examples import Example
-from .features import rounded
 from .prompts import encoded, wrapped
 from .scoring import check_length
 from .sequences import pieces
 
 TOGETHER = 32
 """Prompts that are written on at once."""
-ROWS = {"cpu": 8, "cuda": 64}
-"""Prompts of like length that are written on at once, where company must not show."""
+
+
+def written(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[str]:
+    """At most `tokens` tokens after each (wrapped) prompt, up to the end that the model sets, as text."""
+    return [text for text, _ in _texts(subject, prompts, tokens)]
+
+
+def said(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[str | None]:
+    """The same, and None in place of what a model wrote whose numbers were not finite: it is no answer."""
+    return [text if sound else None for text, sound in _texts(subject, prompts, tokens)]
 
 
 @torch.inference_mode()
-def written(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[str]:
-    """At most `tokens` tokens after each (wrapped) prompt, up to the end that the model sets, as text."""
+def _texts(subject: Subject, prompts: Sequence[str], tokens: int) -> list[tuple[str, bool]]:
     unique = sorted(set(prompts))
     rows = encoded(subject, [wrapped(subject, prompt) for prompt in unique])
     check_length(subject.model, [[0] * (len(row) + tokens) for row in rows])
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), unique[index]))
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, bool]] = {}
     for chosen in pieces(order, TOGETHER):
-        for index, ids in zip(chosen, _continued(subject, [rows[i] for i in chosen], tokens), strict=True):
-            found[unique[index]] = str(subject.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        ids, sound = _continued(subject, [rows[i] for i in chosen], tokens)
+        for index, own, well in zip(chosen, ids, sound, strict=True):
+            text = str(subject.tokenizer.decode(own, skip_special_tokens=True)).strip()
+            found[unique[index]] = text, well
     return [found[prompt] for prompt in prompts]
 
 
-@torch.inference_mode()
-def answered(
-    subject: Subject, docs: Documents, *, tokens: int, length: int | None = None
-) -> tuple[list[str], list[str | None]]:  # fmt: skip
-    """What the model says in place of each example's last answer, at most `tokens` tokens; and the causes.
+def _continued(subject: Subject, rows: Sequence[Sequence[int]], tokens: int) -> tuple[list[list[int]], list[bool]]:
+    """The tokens that follow each row, without those that end it, and whether all that decided them was finite.
 
-    An answer to nothing is written on from its first token. `length` cuts what is longer (see `examples.read`).
+    Rows are padded on the left.
     """
-    most = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None)
-    read = [_prompt(one, tokens, most) for one in examples.read(subject, docs, length)]
-    causes = [one if isinstance(one, str) else None for one in read]
-    by_width: dict[int, list[tuple[int, list[int]]]] = {}
-    for place, ids in enumerate(read):
-        if not isinstance(ids, str):
-            by_width.setdefault(rounded(len(ids) + 1), []).append((place, ids))
-    size, texts = ROWS.get(device().type, ROWS["cpu"]), [""] * len(read)
-    for width in sorted(by_width, reverse=True):
-        for chosen in pieces(by_width[width], size):
-            rows = [ids for _, ids in chosen] + [chosen[0][1]] * (size - len(chosen))
-            for (place, _), ids in zip(chosen, _continued(subject, rows, tokens, width), strict=False):
-                texts[place] = str(subject.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-    return texts, causes
-
-
-def _prompt(example: Example | str, tokens: int, most: int | None) -> list[int] | str:
-    """An example up to its last answer, or the cause why it cannot be answered."""
-    if isinstance(example, str):
-        return example
-    ids = example.ids[: example.header + 1]
-    if most and len(ids) + tokens > most:
-        return f"a prompt that leaves no room for {tokens} tokens among the {most} that the model reads"
-    return ids
-
-
-def _continued(
-    subject: Subject, rows: Sequence[Sequence[int]], tokens: int, width: int | None = None
-) -> list[list[int]]:  # fmt: skip
-    """The tokens that follow each row, without those that end it. Rows are padded on the left, to `width`."""
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     model: Any = subject.model
-    filler, width = pad_id(subject.tokenizer), width or max(map(len, rows))
+    filler, width = pad_id(subject.tokenizer), max(map(len, rows))
     ids = torch.full((len(rows), width), filler, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for line, row in enumerate(rows):
@@ -96,6 +67,16 @@ def _continued(
     how = GenerationConfig(
         do_sample=False, max_new_tokens=tokens, pad_token_id=filler, eos_token_id=end, use_cache=True
     )  # fmt: skip
+    finite = torch.ones(len(rows), dtype=torch.bool, device=device())
+
+    def watch(_: Tensor, scores: Tensor) -> Tensor:
+        finite.logical_and_(scores.isfinite().all(-1))
+        return scores
+
+    watching: Any = LogitsProcessorList([watch])
     with autocast():
-        whole = model.generate(ids.to(device()), attention_mask=mask.to(device()), generation_config=how)
-    return [row[: row.index(end)] if end in row else row for row in whole[:, width:].tolist()]
+        whole = model.generate(
+            ids.to(device()), attention_mask=mask.to(device()), generation_config=how, logits_processor=watching
+        )
+    found = [row[: row.index(end)] if end in row else row for row in whole[:, width:].tolist()]
+    return found, finite.tolist()

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .. import assets
 from ..attest import digest
 from ..core import Budget, UserError, Wrap
-from ..corpus.world import read_any_items, role_of
+from ..core.shelves import Use
+from ..corpus.world import role_of
+from . import files
 from .provenance import code, uses, versions
-from .schema import SIDES, Arm, Entry, Study
+from .schema import SIDES, Arm, Drawn, Entry, Lesson, Study
 
 
 @dataclass(frozen=True)
@@ -101,27 +102,36 @@ class _Files:
     """The corpus and the base model."""
     items: Mapping[str, str]
     """Item sets. They are no part of the world: a new one trains nothing anew."""
+    learned: Mapping[int, str]
+    """By evaluation: what it learns from."""
 
     @classmethod
     def of(cls, study: Study) -> _Files:
         """Digests, after a look, before anything is spent, at whether the base model and the items can be used."""
+        learned = {
+            index: digest.of_json([files.digest_of(assets.path(given, study.folder)) for given in named])
+            for index, entry in enumerate(study.evaluations)
+            if (named := files.named(entry.component("evaluations", entry.use)))
+        }
         if study.corpus is None:
-            return cls({}, {})
+            return cls({}, {}, learned)
         from ..engine.folders import check_folder
         from ..engine.prompts import check_chat
 
         base = assets.path(str(study.base), study.folder)
         check_folder(base)
         check_chat(base, study.wrap)
-        items = {name: assets.path(given, study.folder) for name, given in study.items.items()}
-        tables = {name: read_any_items(file, where=f"items.{name}") for name, file in items.items()}
+        tables = {name: files.items(given, study.folder, f"items.{name}") for name, given in study.items.items()}
         for entry in study.evaluations:
             name = entry.settings.get("items")
             if name in tables and entry.settings.get("role") is None:
                 role_of(tables[name], name)
-        sides = {side: [_digest(file) for file in study.corpus.paths(side, study.folder)] for side in SIDES}
-        world = {"corpus": sides, "text_column": study.corpus.text_column, "base": _digest(base)}
-        return cls(world, {name: _digest(file) for name, file in items.items()})
+        sides = {side: [files.digest_of(file) for file in study.corpus.paths(side, study.folder)] for side in SIDES}
+        world = {"corpus": sides, "text_column": study.corpus.text_column, "base": files.digest_of(base)}
+        world |= {} if study.corpus.attack_part is None else {"attack_part": study.corpus.attack_part}
+        return cls(
+            world, {name: files.digest_of_items(given, study.folder) for name, given in study.items.items()}, learned
+        )
 
 
 class _Seed:
@@ -153,15 +163,38 @@ class _Seed:
 
     def _arm(self, name: str, arm: Arm) -> Step:
         subject = self.arms[arm.start] if arm.start else self.world
-        text = {}
+        text = {} if arm.pool is None else {"pool": self._pool(arm.pool)}
         if arm.filters:
             settings = {"filters": [entry.plain() for entry in arm.filters], "masking": arm.masking, "arm": name}
-            text = {"text": self._step("filters", f"filter for {name}", {"world": self.world}, settings=settings)}
-        for kind in ("training", "unlearning"):
-            for entry in getattr(arm, kind):
-                inputs = {"world": self.world, "subject": subject} | (text if kind == "training" else {})
-                subject = self._step(kind, f"{entry.use} for {name}", inputs | self._donor(entry), entry=entry)
+            asked = {"subject": subject} if any(map(_asks, arm.filters)) else {}
+            inputs = {"world": self.world, **text, **asked}
+            text = {"text": self._step("filters", f"filter for {name}", inputs, settings=settings)}
+        before: list[tuple[str, str | None]] = []
+        for entry in arm.training:
+            inputs = {"world": self.world, "subject": subject, **(text if entry.text is None else {})}
+            own = self._lesson(entry, before.count((entry.use, entry.text)))
+            before.append((entry.use, entry.text))
+            title = f"{entry.use} for {name}" + (f", part {len(before)}" if len(arm.training) > 1 else "")
+            subject = self._step("training", title, inputs | self._donor(entry), entry=entry, settings=own)
+        for entry in arm.unlearning:
+            inputs = {"world": self.world, "subject": subject} | self._donor(entry)
+            subject = self._step("unlearning", f"{entry.use} for {name}", inputs, entry=entry)
         return subject
+
+    def _pool(self, pool: Drawn) -> Step:
+        title = f"pool of {pool.size}, {pool.contamination:.0%} hazard"
+        title += f", {pool.labelled} labelled" if pool.labelled else ""
+        title += f", {pool.known.hazard} and {pool.known.clean} known" if pool.known else ""
+        return self._step("pool", title, {"world": self.world}, settings={"pool": pool.plain()})
+
+    def _lesson(self, entry: Lesson, turn: int) -> dict[str, Any]:
+        """What tells a training from the same one on another text, or for the second time."""
+        own: dict[str, Any] = {"turn": turn} if turn else {}
+        if entry.text is not None:
+            own["text"] = entry.text
+            if entry.text in self.files.items:
+                own["text_digest"] = self.files.items[entry.text]
+        return own
 
     def _attacked(self, name: str, attack: Entry, budget: Budget, seed: int | None) -> Step:
         if budget.steps == 0 or budget.tokens == 0 or budget.examples == 0:
@@ -176,14 +209,25 @@ class _Seed:
         self, arm: str, attack: Entry | None, budget: Budget | None, attack_seed: int | None, subject: Step
     ) -> Cell:
         evaluations = []
-        for entry in self.study.evaluations:
+        for index, entry in enumerate(self.study.evaluations):
             items = entry.settings.get("items")
             title = f"{entry.use} of {items}: {subject.title}"
-            inputs = {"world": self.world, "subject": subject}
+            inputs = {"world": self.world, "subject": subject, **self._prepared(index, entry)}
             found = self.files.items.get(str(items))
             asked = {} if found is None else {"items_digest": found}
             evaluations.append((entry, self._step("evaluations", title, inputs, entry=entry, settings=asked)))
         return Cell(arm, attack, budget, self.seed, attack_seed, subject, tuple(evaluations))
+
+    def _prepared(self, index: int, entry: Entry) -> dict[str, Step]:
+        """What an evaluation learns once for all subjects, and the arm that reads for it."""
+        if index not in self.files.learned:
+            return {}
+        reader = entry.settings.get("reader")
+        inputs = {"world": self.world, "subject": self.world if reader is None else self.arms[reader]}
+        settings = {"files": self.files.learned[index], "items": None}
+        return {
+            "prepared": self._step("preparation", f"what {entry.use} learns", inputs, entry=entry, settings=settings)
+        }
 
     def _donor(self, entry: Entry) -> dict[str, Step]:
         donor = entry.settings.get("donor")
@@ -222,11 +266,6 @@ class _Seed:
         return Step(kind, title, identity, self.seed, inputs, entry, used, budget)
 
 
-def _digest(path: Path) -> str:
-    """Digest of a file, or of all files below a folder."""
-    if path.is_file():
-        return digest.of_file(path)
-    if not path.is_dir():
-        raise UserError(f"there is no file or folder {path}. Paths in a study start at the study file's folder.")
-    below = sorted(p for p in path.rglob("*") if p.is_file())
-    return digest.of_json([[p.relative_to(path).as_posix(), digest.of_file(p)] for p in below])
+def _asks(stage: Use) -> bool:
+    """Whether a filter asks the model that is about to be fine-tuned."""
+    return bool(getattr(stage.component("filters", stage.use), "asks_model", False))

@@ -28,8 +28,9 @@ def uses(kind: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
 def code(kind: str, uses: tuple[str, ...]) -> str:
     """Digest of the components' code and of the rooms they stand on."""
     shared = [ROOT / room for room in FOUNDATION]
-    helpers = sorted((ROOT / kind).glob("_*.py"))
-    return digest.of_code(*shared, *helpers, *(source(kind, use) for use in uses))
+    shelf = "evaluations" if kind == "preparation" else kind
+    helpers = sorted((ROOT / shelf).glob("_*.py"))
+    return digest.of_code(*shared, *helpers, *(source(shelf, use) for use in uses))
 
 
 @functools.cache

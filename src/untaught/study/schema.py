@@ -20,6 +20,7 @@ from ..core.files import change, read_yaml
 from ..core.shelves import Use, component_of
 from ..corpus import pools
 from ..lab.start import StartingModel
+from .files import Rows, located
 
 WORLDS = ("compounds", "manners")
 SIDES = ("hazard", "benign", "attack_hazard", "attack_benign")
@@ -100,8 +101,10 @@ class Lesson(Entry):
 
 
 class Drawn(pools.Pool):
-    """A pool of fine-tuning data, drawn anew for each seed. Arms whose pools differ in nothing but what is labelled or
-    known have the same examples."""
+    """A pool of fine-tuning data, drawn anew for each seed.
+
+    Arms whose pools differ in nothing but what is labelled or known have the same examples.
+    """
 
     known: pools.Known | None = None
     """Examples beside the pool that filters are told: `{hazard: 20, clean: 100}`."""
@@ -111,19 +114,8 @@ class Drawn(pools.Pool):
         return self.model_dump(mode="json")
 
 
-class Rows(Settings):
-    """Some rows of a file of items: `{path: PATH, part: held_out, most: 100}`."""
-
-    path: str
-    """A file, or `asset:NAME/PATH`."""
-    part: str | None = None
-    """Only rows whose column `part` says so."""
-    most: int | None = Field(default=None, ge=1)
-    """Only so many, evenly spaced."""
-
-
 class Effect(Settings):
-    """What filters achieve of what could be achieved: (reference - arm) / (reference - oracle), in `untaught report`."""
+    """What filters achieve of what could be achieved: (reference - arm) / (reference - oracle), in the report."""
 
     reference: str = "unfiltered"
     """The arm that was trained on the pool as it is."""
@@ -331,6 +323,7 @@ def resolved(study: Study, file: Path) -> Study:
 
     def fill(entry: Any, shelf: str, where: str) -> Any:
         component = entry.component(shelf, where).resolved(folder)
+        component = located(component, lambda given: assets.whole(given, folder))
         if entry.budget is not None and shelf != "attacks":
             raise UserError(f"{where} ({shelf}.{entry.use}) has a budget; only attacks have one. Set its 'steps'.")
         return entry.model_copy(update={"settings": component.changed()})
@@ -392,10 +385,10 @@ def _check_names(study: Study, file: str) -> None:
             raise UserError(
                 f"{file}, arms.{name}.from is '{arm.start}', which is no arm.{suggest(arm.start, study.arms)}"
             )
-        if arm.filters and not arm.training:
-            raise UserError(
-                f"{file}, arms.{name} filters text but trains on none. Add 'training', or remove 'filters'."
-            )
+        for part in ("filters", "pool"):
+            if getattr(arm, part) and all(lesson.text is not None for lesson in arm.training):
+                what = "filters text but" if part == "filters" else "has a pool and"
+                raise UserError(f"{file}, arms.{name} {what} trains on none. Add 'training', or remove '{part}'.")
         _check_masking(name, arm, file)
     try:
         list(study.in_order())
@@ -414,7 +407,37 @@ def _check_names(study: Study, file: str) -> None:
             raise UserError(
                 f"{file}, {where} ({entry.use}) has donor '{donor}', which is no arm.{suggest(donor, study.arms)}"
             )
+    _check_effects(study, file)
+    _check_items(study, file)
+
+
+def _check_effects(study: Study, file: str) -> None:
+    """Arms that effects and readers mention exist."""
+    mentioned = [
+        (f"effects.{index}", arm)
+        for index, effect in enumerate(study.effects)
+        for arm in (effect.reference, effect.oracle, *effect.arms)
+    ]
+    mentioned += [
+        (f"evaluations.{index} ({entry.use})", str(entry.settings["reader"]))
+        for index, entry in enumerate(study.evaluations)
+        if entry.settings.get("reader") is not None
+    ]
+    for where, arm in mentioned:
+        if arm not in study.arms:
+            raise UserError(f"{file}, {where} names '{arm}', which is no arm.{suggest(arm, study.arms)}")
+
+
+def _check_items(study: Study, file: str) -> None:
+    """Item sets that are trained on and asked exist."""
     known = study.roles()
+    for name, arm in study.arms.items():
+        for index, lesson in enumerate(arm.training):
+            if lesson.text is not None and lesson.text not in known:
+                raise UserError(
+                    f"{file}, arms.{name}.training.{index} ({lesson.use}) has the text '{lesson.text}', which is no"
+                    f" item set of the study.{suggest(lesson.text, known)}"
+                )
     for index, entry in enumerate(study.evaluations):
         items = entry.settings.get("items")
         if items is not None and items not in known:

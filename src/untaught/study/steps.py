@@ -20,17 +20,20 @@ import pyarrow.parquet as pq
 
 from .. import assets
 from ..attest import digest
-from ..core import MASKED, Budget, Corpus, Inapplicable, Record, Scorer, Spent, Subject, UserError, Wrap, marks
+from ..core import MASKED, Budget, Corpus, Inapplicable, Record, Scorer, Spent, Subject, UserError, Wrap, marks, require
+from ..core.ranking import auroc
 from ..core.statistics import wilson
+from ..corpus import pools
 from ..corpus.deciding import decisions
 from ..corpus.masking import Part, masks
 from ..corpus.policy import Fitted, names_of
-from ..corpus.world import World, from_files, read_any_items, role_of, split
+from ..corpus.world import World, from_files, role_of, split
 from ..corpus.writing import write_documents
 from ..engine import memory, parallel
 from ..engine.rig import Progress, Rig
+from . import files
 from .provenance import code, uses, versions
-from .schema import Stage, Study
+from .schema import Drawn, Stage, Study
 from .store import Store
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ MODEL = "model"
 
 BARRED = "inapplicable"
 """In a record's measurements: why the step's method cannot be applied to this kind of model."""
+SHOWN = ("id", "text", "messages", "source")
+"""What a filter is shown of a pool. `source` is for what it says of itself, such as how much of what varies it is."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,10 @@ class Bench:
         attacks = [step for step in group if step.kind == "attacks"]
         graded = [step for step in group if step.kind == "evaluations"]
         for step in group:
-            if step.kind in ("world", "filters") and not self.done(step):
-                self._write(step, getattr(self, f"_{step.kind}"))
+            if step.kind in ("world", "pool", "filters", "preparation") and not self.done(step):
+                with self._barring(step):
+                    self._unbarred(step)
+                    self._write(step, getattr(self, f"_{step.kind}"))
             if step.kind in ("training", "unlearning") and not self.done(step):
                 with self._barring(step):
                     self._intervene(step)
@@ -111,6 +118,7 @@ class Bench:
                 {},
                 attack_hazard=corpus.paths("attack_hazard", at),
                 attack_benign=corpus.paths("attack_benign", at),
+                attack_part=corpus.attack_part,
                 text_column=corpus.text_column,
             )
             from ..engine import models
@@ -123,38 +131,93 @@ class Bench:
         measured = {"hazard": truth.hazard.num_rows, "benign": truth.benign.num_rows, **_chat(start)}
         return Done(outputs, Spent(), measured)
 
+    def _pool(self, step: Step, folder: Path) -> Done:
+        """A pool, and the examples beside it that are known. Both are drawn alike whatever of them is labelled."""
+        settings, candidates = Drawn.settle(step.settings["pool"], "a pool"), self._text(step).candidates
+        rig = Rig(step.seed, "pool")
+        tables = {"pool.parquet": pools.draw(settings, candidates, rig.random("draw"))}
+        drawn = tables["pool.parquet"]
+        if settings.known is not None:
+            known = pools.known(settings, settings.known, candidates, drawn, rig.random("known"))
+            tables["known.parquet"] = known
+        for name, table in tables.items():
+            write_documents(table, folder / name)
+        truth = split(drawn)
+        told = {"hazard": truth.hazard.num_rows, "benign": truth.benign.num_rows, **pools.confounds(drawn)}
+        return Done({name: digest.of_file(folder / name) for name in tables}, Spent(), told)
+
     def _filters(self, step: Step, folder: Path) -> Done:
         """What the stages remove is dropped or masked; what one of them cannot measure is as if it were removed."""
-        world, masking = self._text(step), step.settings["masking"]
+        documents, masking = self._documents(step), step.settings["masking"]
         stages = [Stage.settle(plain, "a filter") for plain in step.settings["filters"]]
+        rigs = [self._filter_rig(stage, step) for stage in stages]
         fitted = [
-            Fitted(name, stage.escalate, self._scorer(stage, world.labelled, step), True)
-            for name, stage in zip(names_of(stages), stages, strict=True)
+            Fitted(name, stage.escalate, self._scorer(stage, step, documents, rig), True)
+            for name, stage, rig in zip(names_of(stages), stages, rigs, strict=True)
         ]
-        decided = decisions(fitted, world.documents)
+        decided = decisions(fitted, documents)
         left = decided["decision"].to_numpy() == "kept"
         flagged = decided.filter(pa.array(~left))
-        kept, extent = world.documents.filter(pa.array(left)), {}
+        kept, extent = documents.filter(pa.array(left)), {}
         if masking != "document":
-            kept, extent = _masked(world.documents, flagged, masking)
+            kept, extent = _masked(documents, flagged, masking)
         write_documents(kept, folder / "kept.parquet")
         write_documents(flagged.drop_columns(["bytes"]), folder / "decisions.parquet")
         outputs = {name: digest.of_file(folder / name) for name in ("kept.parquet", "decisions.parquet")}
-        told = {"arm": step.settings["arm"], **_truth(world.documents, left), **extent}
-        return Done(outputs, Spent(), {**told, "stages": _by_stage(fitted, flagged, world.documents)})
+        told = {"arm": step.settings["arm"], **_truth(documents, left), **_ranking(documents, decided), **extent}
+        parts = _by_stage(fitted, flagged, documents)
+        logged = [{"measured": _finite(rig.measured)} if rig.measured else {} for rig in rigs]
+        return Done(outputs, Spent(), {**told, "stages": [a | b for a, b in zip(parts, logged, strict=True)]})
 
-    def _scorer(self, stage: Stage, labelled: Corpus, step: Step) -> Scorer:
-        return stage.component("filters", stage.use).fit(labelled, Rig(step.seed, f"filters/{stage.use}"))
+    def _scorer(self, stage: Stage, step: Step, documents: pa.Table, rig: Rig) -> Scorer:
+        """A filter fitted to the documents and to what of them, or beside them, it may know."""
+        component = stage.component("filters", stage.use)
+        truth = documents if getattr(component, "sees_truth", False) else self._labelled(step, documents)
+        known = split(truth)
+        sides = (table.select([n for n in SHOWN if n in table.column_names]) for table in (known.hazard, known.benign))
+        shown = documents.select([name for name in SHOWN if name in documents.column_names])
+        return component.fit(Corpus(*sides, unlabelled=shown), rig)
+
+    def _labelled(self, step: Step, documents: pa.Table) -> pa.Table:
+        """The documents whose label a filter may see, and the known examples beside a pool."""
+        if "labelled" in documents.column_names:
+            documents = documents.filter(documents["labelled"])
+        pool = step.inputs.get("pool")
+        beside = None if pool is None else self.store.folder(pool.identity) / "known.parquet"
+        if beside is None or not beside.is_file():
+            return documents
+        return pa.concat_tables([pq.read_table(beside), documents], promote_options="default")
+
+    def _filter_rig(self, stage: Stage, step: Step) -> Rig:
+        asked = step.inputs.get("subject")
+        subject = None if asked is None else lambda: self._subject(asked)
+        return Rig(step.seed, f"filters/{stage.use}", subject=subject)
+
+    def _preparation(self, step: Step, folder: Path) -> Done:
+        """What an evaluation learns once for all subjects."""
+        measured = self._evaluation(step).prepare(folder)
+        outputs = {path.name: digest.of_file(path) for path in sorted(folder.iterdir())}
+        return Done(outputs, Spent(), _finite(measured))
+
+    def _documents(self, step: Step) -> pa.Table:
+        """What a step filters or trains on: another text, what a filter left, a pool, or the world's documents."""
+        if (name := step.settings.get("text")) is not None:
+            items = self._items(step, name)
+            items = items if "hazard" in items.column_names else items.append_column(
+                "hazard", pa.array([False] * items.num_rows)
+            )  # fmt: skip
+            return require(items, ["id", "text"], f"the text '{name}'")
+        for role, file in (("text", "kept.parquet"), ("pool", "pool.parquet")):
+            if role in step.inputs:
+                return pq.read_table(self.store.folder(step.inputs[role].identity) / file)
+        return self._text(step).documents
 
     def _intervene(self, step: Step) -> None:
         """Training and unlearning."""
-        if "text" in step.inputs:
-            documents = pq.read_table(self.store.folder(step.inputs["text"].identity) / "kept.parquet")
-        else:
-            documents = self._text(step).documents
+        self._unbarred(step)
         rig = self._rig(step)
         with _named(step):
-            subject = self._applied(step, split(documents), rig)
+            subject = self._applied(step, split(self._documents(step)), rig)
         rig.spent.seconds = rig.elapsed
         self._write(step, lambda _, folder: Done(self._save(subject, folder), rig.spent, rig.measured, rig.cost))
 
@@ -200,7 +263,7 @@ class Bench:
 
     def _evaluations(self, step: Step, folder: Path) -> Done:
         """Marks; none at all of a subject that could not be made."""
-        component, barred = self._component(step), self._barred(step)
+        component, barred = self._evaluation(step), self._barred(step)
         items = self._items(step, component.items)
         graded = marks([]) if barred else component.grade(self._subject(step.inputs["subject"]), items)
         write_documents(graded, folder / "marks.parquet")
@@ -212,16 +275,19 @@ class Bench:
 
     def _applied(self, step: Step, corpus: Corpus, rig: Rig) -> Subject:
         """What a step's component makes of its subject. An `Inapplicable` where that could not be made itself."""
+        self._unbarred(step)
+        return self._component(step).apply(self._subject(step.inputs["subject"]), corpus, rig)
+
+    def _unbarred(self, step: Step) -> None:
         if barred := self._barred(step):
             raise Inapplicable(barred)
-        return self._component(step).apply(self._subject(step.inputs["subject"]), corpus, rig)
 
     def _barred(self, step: Step) -> str | None:
         """Why a subject that a step stands on could not be made, if it could not."""
         return parallel.first(lambda: self._why_barred(step))
 
     def _why_barred(self, step: Step) -> str | None:
-        above = (step.inputs[role] for role in ("subject", "donor") if role in step.inputs)
+        above = (step.inputs[role] for role in ("subject", "donor", "prepared") if role in step.inputs)
         records = (self.store.record(one.identity) for one in above)
         return next((str(r.measured[BARRED]) for r in records if r is not None and BARRED in r.measured), None)
 
@@ -241,6 +307,7 @@ class Bench:
 
         donor = step.inputs.get("donor")
         attempt = f"/{seed}" if (seed := step.settings.get("attack_seed")) else ""
+        attempt += f"/turn-{turn}" if (turn := step.settings.get("turn")) else ""
         progress: Progress | None = None
         if self.say is not None:
             progress = functools.partial(self.say, step.identity)
@@ -260,6 +327,20 @@ class Bench:
         if step.entry is None:
             raise ValueError(f"{step.label} has no component")
         return step.entry.component(step.kind, step.label)
+
+    def _evaluation(self, step: Step) -> Any:
+        """An evaluation that knows where its files are, the model that reads for it, and what it learned."""
+        if step.entry is None:
+            raise ValueError(f"{step.label} has no component")
+        component = step.entry.component("evaluations", step.label)
+        prepared = step.inputs.get("prepared", step if step.kind == "preparation" else None)
+        if prepared is None:
+            return component
+        component = files.located(component, lambda given: str(assets.path(given, self.study.folder)))
+        own: dict[str, Any] = {"reader": str(self._model(prepared.inputs["subject"]))}
+        if prepared is not step:
+            own["fitted"] = str(self.store.folder(prepared.identity))
+        return component.model_copy(update=own)
 
     def _model(self, step: Step) -> Path:
         return self.store.folder(step.identity) / MODEL
@@ -283,7 +364,7 @@ class Bench:
         """The items an evaluation asks: the world's, or those of the study's file."""
         if self.study.corpus is None:
             return self._text(step).items[name]
-        return read_any_items(assets.path(self.study.items[name], self.study.folder))
+        return files.items(self.study.items[name], self.study.folder, f"items.{name}")
 
     def _save(self, subject: Subject, folder: Path) -> dict[str, str]:
         from ..engine import models
@@ -375,6 +456,21 @@ def _masked(documents: pa.Table, flagged: pa.Table, part: Part) -> tuple[pa.Tabl
         "characters": sum(map(len, documents["text"].to_pylist())),
     }
     return documents.append_column("masked", pa.array(column, MASKED)), extent
+
+
+def _ranking(documents: pa.Table, decided: pa.Table) -> dict[str, float]:
+    """How well the score that decided ranks hazard above the rest: of a single stage, where both sides have some."""
+    scores = decided["score"].to_numpy(zero_copy_only=False).astype(float)
+    hazard = documents["hazard"].to_numpy(zero_copy_only=False)
+    found, stages = np.isfinite(scores), set(decided["stage"].to_pylist())
+    if len(stages) != 1 or not (hazard & found).any() or not (~hazard & found).any():
+        return {}
+    return {"auroc": auroc(scores[hazard & found], scores[~hazard & found])}
+
+
+def _finite(measured: Mapping[str, float]) -> dict[str, float | None]:
+    """What was measured; None for what is no number."""
+    return {name: value if np.isfinite(value) else None for name, value in measured.items()}
 
 
 def _truth(documents: pa.Table, kept: np.ndarray) -> dict[str, Any]:
