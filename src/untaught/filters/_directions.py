@@ -6,6 +6,7 @@ All of it is in float64 and gives the same bits for the same rows in the same or
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 Blocks: TypeAlias = Callable[[], Iterator[np.ndarray]]
 """Rows of states, (rows, width) at a time; called anew for each pass over them."""
 OVERSAMPLED, PASSES = 12, 6
+EXACT, WIDE = 2**25, 1024
+"""Most numbers, and most rows or columns, that are decomposed exactly where few directions are wanted."""
 
 
 def projected(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -82,3 +85,55 @@ def lda(hazard: np.ndarray, benign: np.ndarray, shrinkage: float) -> np.ndarray:
     width = spread.shape[0]
     level = max(float(np.trace(spread)) / width, 1e-12)
     return np.linalg.solve((1 - shrinkage) * spread + shrinkage * level * np.eye(width), means[0] - means[1])
+
+
+# -- a space to learn in -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Some principal components of rows whose every coordinate was brought to mean 0 and standard deviation 1."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+    """(width,), both."""
+    basis: np.ndarray
+    """(components, width), of length 1."""
+
+    def inside(self, rows: np.ndarray) -> np.ndarray:
+        """Where rows (n, width) are in it: (n, components)."""
+        return projected((rows - self.mean) / self.scale, self.basis)
+
+    def outside(self, direction: np.ndarray) -> np.ndarray:
+        """The direction of rows (width,) whose inner product is that with this one inside, but for a constant."""
+        return direction @ self.basis / self.scale
+
+
+def space(blocks: Blocks, components: int, draws: np.random.Generator) -> Space:
+    """The space of the components that vary most, or of as many as there are."""
+    mean, scale, count = standard(blocks)
+    width = len(mean)
+
+    def scaled() -> Iterator[np.ndarray]:
+        return ((block - mean) / scale for block in blocks())
+
+    if count * width <= EXACT and min(count, width) <= WIDE:
+        _, basis = top(np.concatenate(list(scaled())), min(components, count - 1, width))
+    else:
+        _, basis = top_of_many(scaled, min(components, count - 1, width), draws)
+    return Space(mean, scale, basis)
+
+
+def standard(blocks: Blocks) -> tuple[np.ndarray, np.ndarray, int]:
+    """Mean and standard deviation of each coordinate, (width,), and how many rows there are; a block at a time.
+
+    A coordinate that hardly varies counts as one that varies a millionth as much as the others.
+    """
+    count, total = 0, np.zeros(1)
+    for block in blocks():
+        count, total = count + len(block), total + block.sum(0)
+    mean = total / count
+    squares = sum((np.square(block - mean).sum(0) for block in blocks()), np.zeros(len(mean)))
+    spread = np.sqrt(squares / count)
+    least = 1e-6 * float(np.sqrt(np.square(spread).mean()))
+    return mean, np.maximum(spread, least) if least else np.ones(len(mean)), count

@@ -9,6 +9,7 @@ import math
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ import pyarrow as pa
 from ..core import FINDINGS, Documents, Findings, Mask, UserError
 from ..corpus.writing import write_atomically
 
+ASSISTANT = "assistant"
+NO_ANSWER = "an example without an answer"
+"""As in `engine/examples.py`, which cannot be read without torch."""
+ROWS = 4096
+"""Examples of a pool that are measured together."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date in the files that are written: the same content gives the same bytes."""
 
@@ -50,12 +56,34 @@ def different(docs: Documents, least: int, what: str) -> Documents:
 
 def labels(hazard: Documents, benign: Documents, least: int = 1) -> None:
     """A `UserError` unless there are labelled examples of both sides."""
-    for side, docs, word in (("hazard", hazard, "harmful"), ("benign", benign, "clean")):
-        if docs.num_rows < least:
-            raise UserError(
-                f"{docs.num_rows} examples are known to be {word}, and this filter learns from at least {least}. Name"
-                f" them in 'corpus.{side}', or label more of the pool with 'label_column'."
-            )
+    for side, docs in (("hazard", hazard), ("benign", benign)):
+        enough(docs, side, least)
+
+
+WORD = {"hazard": "harmful", "benign": "clean"}
+
+
+def enough(docs: Documents, side: str, least: int = 1) -> None:
+    """A `UserError` unless there are labelled examples of a side."""
+    if docs.num_rows < least:
+        raise UserError(
+            f"{docs.num_rows} examples are known to be {WORD[side]}, and this filter learns from at least {least}. Name"
+            f" them in 'corpus.{side}', or label more of the pool with 'label_column'."
+        )
+
+
+def halves(docs: Documents) -> list[tuple[str, str]]:
+    """Of each example the prompt and the answer, a line a turn. A document without `messages` is all answer."""
+    texts = docs["text"].to_pylist()
+    told = docs["messages"].to_pylist() if "messages" in docs.column_names else [None] * len(texts)
+    found = []
+    for text, turns in zip(texts, told, strict=True):
+        if turns is None:
+            found.append(("", text or ""))
+            continue
+        sides = [[t["content"] or "" for t in turns if (t["role"] == ASSISTANT) == own] for own in (False, True)]
+        found.append(("\n".join(sides[0]), "\n".join(sides[1])))
+    return found
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
@@ -78,6 +106,19 @@ def threshold(given: float | None, removed: float | None, scores: np.ndarray) ->
     edge = ranked[count - 1]
     whole = count == len(ranked) or ranked[count] < edge
     return float(edge if whole else np.nextafter(edge, math.inf))
+
+
+def settled(scorer: Any, pool: Documents, removed: float | None) -> Any:
+    """The scorer, with the threshold from which the share `removed` of the pool is dropped where there is one."""
+    if removed is None:
+        return scorer
+    docs = different(pool, 2, "the pool")
+    parts = [scorer.measure(docs.slice(first, ROWS))["score"] for first in range(0, docs.num_rows, ROWS)]
+    scores = np.concatenate([part.drop_null().to_numpy() for part in parts])
+    if not len(scores):
+        raise UserError(f"none of the pool's {docs.num_rows} examples could be measured, so no share of them can be"
+                        " dropped. Look at the causes with 'threshold' in place of 'removed'.")  # fmt: skip
+    return replace(scorer, threshold=threshold(scorer.threshold, removed, scores))
 
 
 def below(found: Findings, edge: float | None) -> Mask:
