@@ -1,8 +1,11 @@
 """Writing: what a model says after a prompt, the likeliest token each time.
 
-Prompts that are written on together are told by their lengths alone, so that what is written depends on the set of
-prompts and on nothing else: the last bits of a number depend on its company, and where two tokens are as likely as each
-other they decide.
+The last bits of a number depend on its company, and where two tokens are as likely as each other they decide.
+
+    written, said    prompts that are written on together are told by their lengths alone: what is written depends on
+                     the set of prompts and on nothing else
+    answered         a prompt is written on in the shape that its own length gives (so many rows of one width, rows that
+                     are left filled with copies, padding in each): what is written depends on the prompt alone
 """
 
 from __future__ import annotations
@@ -13,15 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Subject
+from ..core import Documents, Subject
+from . import examples
 from .batches import pad_id
 from .compute import autocast, device
+from .examples import Example
+from .features import NOT_FINITE, rounded
 from .prompts import encoded, wrapped
 from .scoring import check_length
 from .sequences import pieces
 
 TOGETHER = 32
 """Prompts that are written on at once."""
+ROWS = {"cpu": 8, "cuda": 64}
+"""Prompts of like length that are written on at once where company must not show, by the kind of device."""
 
 
 def written(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[str]:
@@ -32,6 +40,40 @@ def written(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[st
 def said(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[str | None]:
     """The same, and None in place of what a model wrote whose numbers were not finite: it is no answer."""
     return [text if sound else None for text, sound in _texts(subject, prompts, tokens)]
+
+
+def answered(
+    subject: Subject, docs: Documents, *, tokens: int, length: int | None = None
+) -> tuple[list[str], list[str | None]]:  # fmt: skip
+    """What a model says in place of each example's last answer, in at most `tokens` tokens; and why some have none.
+
+    An answer to nothing is written on from its first token. `length` cuts what is longer (see `examples.read`).
+    """
+    most = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None)
+    read = [_prompt(one, tokens, most) for one in examples.read(subject, docs, length)]
+    texts, causes = [""] * len(read), [one if isinstance(one, str) else None for one in read]
+    by_width: dict[int, list[tuple[int, list[int]]]] = {}
+    for place, ids in enumerate(read):
+        if not isinstance(ids, str):
+            by_width.setdefault(rounded(len(ids) + 1), []).append((place, ids))
+    size = ROWS.get(device().type, ROWS["cpu"])
+    for width in sorted(by_width, reverse=True):
+        for chosen in pieces(by_width[width], size):
+            rows = [ids for _, ids in chosen] + [chosen[0][1]] * (size - len(chosen))
+            for (place, _), own, well in zip(chosen, *_continued(subject, rows, tokens, width), strict=False):
+                texts[place] = str(subject.tokenizer.decode(own, skip_special_tokens=True)).strip()
+                causes[place] = None if well else NOT_FINITE
+    return texts, causes
+
+
+def _prompt(example: Example | str, tokens: int, most: int | None) -> list[int] | str:
+    """An example up to its last answer, or the cause why nothing can be written there."""
+    if isinstance(example, str):
+        return example
+    ids = example.ids[: example.header + 1]
+    if most and len(ids) + tokens > most:
+        return f"a prompt that leaves no room for {tokens} of the {most} tokens that the model reads"
+    return ids
 
 
 @torch.inference_mode()
@@ -49,15 +91,18 @@ def _texts(subject: Subject, prompts: Sequence[str], tokens: int) -> list[tuple[
     return [found[prompt] for prompt in prompts]
 
 
-def _continued(subject: Subject, rows: Sequence[Sequence[int]], tokens: int) -> tuple[list[list[int]], list[bool]]:
+@torch.inference_mode()
+def _continued(
+    subject: Subject, rows: Sequence[Sequence[int]], tokens: int, width: int | None = None
+) -> tuple[list[list[int]], list[bool]]:
     """The tokens that follow each row, without those that end it, and whether all that decided them was finite.
 
-    Rows are padded on the left.
+    Rows are padded on the left, to `width` where it is given.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
     model: Any = subject.model
-    filler, width = pad_id(subject.tokenizer), max(map(len, rows))
+    filler, width = pad_id(subject.tokenizer), width or max(map(len, rows))
     ids = torch.full((len(rows), width), filler, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for line, row in enumerate(rows):
