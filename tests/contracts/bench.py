@@ -92,7 +92,8 @@ class Case:
 
     def made(self, **values: Any) -> Any:
         """The component with its defaults; one that must have a model from disk gets the bench's."""
-        if "model" in self.cls.model_fields and self.cls.model_fields["model"].is_required():
+        needed = [*getattr(self.cls, "needs", ()), *(n for n, f in self.cls.model_fields.items() if f.is_required())]
+        if "model" in needed:
             values = {"model": str(self.bench.folder)} | values
         return self.cls(**values)
 

@@ -55,6 +55,7 @@ class Filter(Protocol):
                         clean), "label-light" (some known-harmful examples, or a few settings by a labelled slice) or
                         "supervised" (labels of the pool); tables tell the three apart (None: a filter for corpora)
         asks_model      class variable: it asks `rig.subject()` (False)
+        needs           class variable: settings that `fit` must find given, though they have a default (none)
         sees_truth      class variable: in a study it is told every label: an upper bound, no filter (False)
     """
 

@@ -74,8 +74,8 @@ def enough(docs: Documents, side: str, least: int = 1) -> None:
 
 def halves(docs: Documents) -> list[tuple[str, str]]:
     """Of each example the prompt and the answer, a line a turn. A document without `messages` is all answer."""
-    texts = docs["text"].to_pylist()
-    told = docs["messages"].to_pylist() if "messages" in docs.column_names else [None] * len(texts)
+    texts: list[Any] = docs["text"].to_pylist()
+    told: list[Any] = docs["messages"].to_pylist() if "messages" in docs.column_names else [None] * len(texts)
     found = []
     for text, turns in zip(texts, told, strict=True):
         if turns is None:

@@ -52,7 +52,6 @@ from pydantic import Field
 from ..core import FINDINGS, Corpus, Documents, Finding, Findings, Mask, Rig, Settings, UserError, findings, require
 from ..corpus.writing import write_atomically
 from ._cause import cause
-from ._minimum import minimum
 from ._words import texts
 
 if TYPE_CHECKING:
@@ -178,29 +177,10 @@ class Classifier(Settings):
 
     def _trained(self, hazard: Sequence[str], benign: Sequence[str]) -> ClassifierScorer:
         """The minimum of the module's formula."""
-        from ._linear import features
+        from ._logistic import Way, trained
 
-        found = features([*hazard, *benign], self.ngrams, self.buckets)
-        sizes = np.array([len(f) for f in found])
-        rows = np.repeat(np.arange(len(sizes)), sizes)
-        used, columns = np.unique(np.concatenate(found), return_inverse=True)
-        rare = (1 + np.log((1 + len(sizes)) / (1 + np.bincount(columns)))) ** self.rarity
-        values = rare[columns] / np.sqrt(sizes[rows])
-        sign = np.repeat([1.0, -1.0], [len(hazard), len(benign)])
-        share = np.repeat([0.5 / len(hazard), 0.5 / len(benign)], [len(hazard), len(benign)])
-
-        def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
-            weights, bias = point[:-1], point[-1]
-            margin = sign * (np.bincount(rows, values * weights[columns], minlength=len(sizes)) + bias)
-            pull = -sign * share * np.exp(-np.logaddexp(0, margin))
-            slope = np.bincount(columns, values * pull[rows], minlength=len(used)) + self.l2 * weights
-            value = float((share * np.logaddexp(0, -margin)).sum() + self.l2 / 2 * (weights * weights).sum())
-            return value, np.append(slope, pull.sum())
-
-        point = minimum(loss, np.zeros(len(used) + 1), self.epochs)
-        weights = np.zeros(self.buckets, np.float32)
-        weights[used] = rare * point[:-1]
-        return ClassifierScorer(weights, float(point[-1]), self.threshold, self.ngrams)
+        found = trained(hazard, benign, Way(self.ngrams, self.buckets, self.l2, self.rarity, self.epochs))
+        return ClassifierScorer(found.weights, found.bias, self.threshold, self.ngrams)
 
 
 @dataclass(frozen=True, eq=False)
