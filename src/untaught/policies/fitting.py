@@ -238,7 +238,7 @@ def _measured(
     """What `gate.json` and `curve.json` say: what they said before, where nothing changed that they rest on."""
     slice_, policy, gate = bench.slice, bench.policy, bench.policy.gate or Gate()
     sides = ((policy.made or {}).get("gate") or {}).get("slice") or {}
-    again = not slice_.changed and sides.get("inside") == dict(slice_.inside)
+    again = not (policy.labels or policy.corpus) and sides.get("inside") == dict(slice_.inside)
     named = sides["sha256"] if again else slice_.digest  # of what stood beside the pool too, when it was made
     identity = digest.of_json([[s.measures for s in found.stages], bench.pool.digest, named, gate.folds, policy.seed])
     kept, drawn = _kept(bench.out, GATE, identity), _kept(bench.out, CURVE, identity)

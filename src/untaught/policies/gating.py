@@ -8,11 +8,13 @@ was fitted before (`fitted`) is measured as it is, on prompts that it has not le
 
 What fits of different folds say is made comparable by the same examples of the pool, the first `REFERENCE` by digest:
 
-    score      (score - median of the reference) / mean distance from that median        for AUROC, AUPRC and TPR
-    position   share of the reference that scores more, of what scores the same half     for the budget curve
+    score      (score - median of the reference) / mean distance from that median
 
-Where a share s is removed, an example goes when its position is at most s. So the curve is about examples that nothing
-was learned from, and its recall is not flattered.
+AUROC, AUPRC and TPR are of these scores. The budget curve is of places in the pool: the share of it that scores more,
+and the share that scores as much. The pool is there its examples without a label, as the same fold scores those of the
+reference, and its labelled ones, as folds score them that did not learn from them. Where a share s is removed, an
+example goes when all that score as much lie within s, and of equal scores as many as there is room for. So recall is
+not flattered by what was learned, of itself or of its rivals.
 
 The gate holds everything back unless every stage that drops something has an AUROC of at least `gate.auroc` (the value,
 not the low end of its interval), with an interval above 0.5.
@@ -20,6 +22,7 @@ not the low end of its interval), with an interval above 0.5.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,7 +35,7 @@ from ..core.ranking import Separation, separation
 from ..core.statistics import wilson
 from ..corpus.deciding import measured
 from ..corpus.policy import Gate
-from .slicing import Pool, Slice, prompts
+from .slicing import Pool, Slice, contents, prompts
 
 REFERENCE = 1000
 ROWS = 2048
@@ -73,8 +76,10 @@ class Measured:
 
     scores: np.ndarray
     """Not a number where one could not be measured."""
-    positions: np.ndarray
-    """Infinite where one could not be measured: it is never removed."""
+    above: np.ndarray
+    """Share of the pool that scores more; infinite where one could not be measured: it is never removed."""
+    upto: np.ndarray
+    """Share of the pool that scores as much or more."""
     how: str
     """`folds`, `once`, or `beforehand`."""
     folds: int = 0
@@ -94,25 +99,34 @@ def scores_of(scorer: Scorer, documents: Documents) -> np.ndarray:
     return np.concatenate([np.zeros(0), *found])
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some labelled examples as one fit scores them, and the examples of the pool that have no label."""
+
+    here: np.ndarray
+    scores: np.ndarray
+    rivals: np.ndarray
+    """Sorted."""
+
+
 def measure(stage: Stage, given: Any, pool: Pool, slice_: Slice, gate: Gate, fit: Fit) -> Measured:
     """Score the labelled examples. `given` is the component before it was fitted."""
-    documents, reference = slice_.documents, _reference(pool)
+    documents, against = slice_.documents, _Reference.of(pool, slice_)
+    whole = np.ones(len(slice_), bool)
     if fitted_before(given):
-        return _once(stage.scorer, documents, reference, "beforehand")
+        return _assembled([against.part(stage.scorer, documents, whole)], against, "beforehand")
     if stage.supervision == LABEL_FREE:
         blind = _blind(given, pool, slice_, fit)
         if blind is not None and np.array_equal(
             scores_of(blind, documents), scores_of(stage.scorer, documents), equal_nan=True
         ):
-            return _once(stage.scorer, documents, reference, "once")
-    parts = folds(prompts(documents), slice_.hits, gate.folds)
-    scores, positions = np.full(len(slice_), np.nan), np.full(len(slice_), np.inf)
-    for part in np.unique(parts):
-        here = parts == part
+            return _assembled([against.part(stage.scorer, documents, whole)], against, "once")
+    found, parts = folds(prompts(documents), slice_.hits, gate.folds), []
+    for number in np.unique(found):
+        here = found == number
         scorer = fit(given, slice_.corpus(pool, learn=~here))
-        found = _once(scorer, documents.filter(pa.array(here)), reference, "")
-        scores[here], positions[here] = found.scores, found.positions
-    return Measured(scores, positions, "folds", int(parts.max()) + 1)
+        parts.append(against.part(scorer, documents.filter(pa.array(here)), here))
+    return _assembled(parts, against, "folds")
 
 
 def _blind(given: Any, pool: Pool, slice_: Slice, fit: Fit) -> Scorer | None:
@@ -123,22 +137,60 @@ def _blind(given: Any, pool: Pool, slice_: Slice, fit: Fit) -> Scorer | None:
         return None
 
 
-def _reference(pool: Pool) -> Documents:
+@dataclass(frozen=True)
+class _Reference:
+    """What scores are held against."""
+
+    documents: Documents
     """Some examples of the pool, each different one once."""
-    first = {name: at for at, name in reversed(list(enumerate(pool.names)))}
-    places = sorted(first.values())[:REFERENCE]
-    return pool.documents.select(["id", "text", "messages"]).take(pa.array(places, pa.int64()))
+    bare: np.ndarray
+    """Which of them have no label."""
+    weight: float
+    """Examples of the pool without a label, for each of them."""
+    own: np.ndarray
+    """How often each labelled example stands in the pool."""
+
+    @classmethod
+    def of(cls, pool: Pool, slice_: Slice) -> _Reference:
+        first = {name: at for at, name in reversed(list(enumerate(pool.names)))}
+        labelled, counts = contents(slice_.documents), Counter(pool.names)
+        names = sorted(first)[:REFERENCE]
+        documents = pool.documents.select(["id", "text", "messages"])
+        known = set(labelled)
+        bare = np.array([name not in known for name in names])
+        left = len(pool) - sum(counts[name] for name in known)
+        weight = left / max(int(bare.sum()), 1)
+        own = np.array([counts[name] for name in labelled], float)
+        return cls(documents.take(pa.array([first[name] for name in names], pa.int64())), bare, weight, own)
+
+    def part(self, scorer: Scorer, documents: Documents, here: np.ndarray) -> _Part:
+        own, others = scores_of(scorer, documents), scores_of(scorer, self.documents)
+        sound = np.isfinite(others)
+        if not sound.any():
+            raise UserError("no example of the pool could be measured, so none can be ranked. Look at the causes.")
+        middle = float(np.median(others[sound]))
+        spread = float(np.abs(others[sound] - middle).mean()) or 1.0
+        return _Part(here, (own - middle) / spread, np.sort((others[sound & self.bare] - middle) / spread))
 
 
-def _once(scorer: Scorer, documents: Documents, reference: Documents, how: str) -> Measured:
-    own, others = scores_of(scorer, documents), scores_of(scorer, reference)
-    others = np.sort(others[np.isfinite(others)])
-    if not len(others):
-        raise UserError("no example of the pool could be measured, so there is nothing to rank. Look at the causes.")
-    middle = float(np.median(others))
-    spread = float(np.abs(others - middle).mean()) or 1.0
-    over = len(others) - (np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")) / 2
-    return Measured((own - middle) / spread, np.where(np.isnan(own), np.inf, over / len(others)), how)
+def _assembled(parts: Sequence[_Part], against: _Reference, how: str) -> Measured:
+    """Scores of all parts, and where each stands in the pool."""
+    scores, places = np.full(len(against.own), np.nan), np.zeros((2, len(against.own)))
+    for part in parts:
+        scores[part.here] = part.scores
+        places[:, part.here] = against.weight * _places(part.rivals, np.ones(len(part.rivals)), part.scores)
+    sound = np.isfinite(scores)
+    order = np.argsort(scores[sound], kind="stable")
+    places += _places(scores[sound][order], against.own[sound][order], scores)
+    total = against.weight * int(against.bare.sum()) + float(against.own.sum())
+    above, upto = np.where(sound, places / max(total, 1.0), np.inf)
+    return Measured(scores, above, upto, how, len(parts) if how == "folds" else 0)
+
+
+def _places(ordered: np.ndarray, weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The weight of what scores more, and of what scores as much or more, (2, scores)."""
+    sums = np.append(0.0, np.cumsum(weights))
+    return sums[-1] - np.stack([sums[np.searchsorted(ordered, scores, side)] for side in ("right", "left")])
 
 
 def folds(names: Sequence[bytes], hits: np.ndarray, count: int) -> np.ndarray:
@@ -260,13 +312,22 @@ def curve(stage: Stage, found: Measured | None, slice_: Slice) -> dict[str, Any]
     about: dict[str, Any] = {"stage": stage.name, "supervision": stage.supervision}
     if found is None:
         return {**about, "hazard": slice_.hazard.num_rows, "benign": slice_.benign.num_rows, "points": []}
-    sides = {"recall": found.positions[slice_.hits], "clean_lost": found.positions[~slice_.hits]}
+    sides = {"recall": slice_.hits, "clean_lost": ~slice_.hits}
     points = []
     for percent in range(1, 101):
         point: dict[str, Any] = {"removed": percent / 100, "random": percent / 100}
-        for name, positions in sides.items():
-            share = float(np.mean(positions <= percent / 100 + 1e-12))
-            low, high = wilson(share, len(positions))
+        for name, side in sides.items():
+            share = float(_gone(found, percent / 100)[side].mean())
+            low, high = wilson(share, int(side.sum()))
             point[name] = {"value": round(share, 4), "low": round(low, 4), "high": round(high, 4)}
         points.append(point)
-    return {**about, "hazard": len(sides["recall"]), "benign": len(sides["clean_lost"]), "points": points}
+    return {**about, "hazard": int(slice_.hits.sum()), "benign": int((~slice_.hits).sum()), "points": points}
+
+
+def _gone(found: Measured, share: float) -> np.ndarray:
+    """How likely each labelled example goes when a share is removed: chance decides among equal scores."""
+    sound = np.isfinite(found.above)
+    gone = np.zeros(len(found.above))
+    room = np.maximum(found.upto[sound] - found.above[sound], 1e-12)
+    gone[sound] = np.clip((share - found.above[sound]) / room, 0, 1)
+    return gone

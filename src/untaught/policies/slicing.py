@@ -78,7 +78,7 @@ class Slice:
     estimated: str | None = None
     """Where the contamination is from: the policy, labels, labels by hand."""
     inside: Counter[str] = field(default_factory=Counter)
-    """Labelled rows of the pool, by side."""
+    """Rows of the pool that its column of labels knows, by side."""
     changed: int = 0
     """Labels by hand that stand at another text now, and do not count."""
 
@@ -219,10 +219,10 @@ def _label(told: str | None, source: str, row: int) -> str | None:
 def sliced(pool: Pool, policy: Policy, out: Path, paths: Mapping[str, Sequence[str]]) -> Slice:
     """The labelled examples. `paths` are the files of each side that stand beside the pool."""
     labels, changed = list(pool.labels), 0
+    inside = Counter(label for label in labels if label)
     if policy.labels is not None:
         by_hand, changed = _by_hand(pool, out)
         labels = [mine or theirs for mine, theirs in zip(by_hand, labels, strict=True)]
-    inside = Counter(label for label in labels if label)
     if policy.label_column is not None:
         _check_column(pool, policy)
     sides = []

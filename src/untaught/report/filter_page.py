@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from markupsafe import Markup
 
-from . import histogram, words
+from . import filter_curve, histogram, words
 from .figures import BROAD, PHONE, Figure
 from .filter_reading import DECISIONS, Example, Examples, Filtered, Scores, Stage, read
 from .page import HERE, put, template
@@ -39,6 +39,12 @@ MENDS = (
     ("a text that is not a string", "Name the column that holds the text with --set text_column=NAME."),
     ("MemoryError", "Part these documents into shorter ones, or decide them where there is more memory."),
     ("text with NUL", "Take the NUL characters out of these documents."),
+    ("an empty answer", "Give the examples an answer, or leave them out: nothing can be learned from them."),
+    ("no turn of", "Give the conversation an answer of the assistant, or leave it out."),
+    ("a turn of someone", "Name who speaks: system, user, assistant or tool."),
+    ("a turn that", "Give the turn its content as text."),
+    ("a row of another", "Part the file by shape: all rows of a file are read in one."),
+    ("no messages", "Fill in the list of turns."),
     ("", "See whether the filter can be made to read them, by the cause."),
 )
 """What mends a quarantined document, by how its cause begins."""
@@ -108,7 +114,8 @@ def redraw(folder: Path, texts: Mapping[Key, str] | None = None) -> Path:
 def _mark(folder: Path, *, open_: bool) -> str:
     """Digest of all that a page is drawn from. The summary holds the root of all receipts."""
     whole = hashlib.sha256(b"open" if open_ else b"closed")
-    ours = ("filter_page.py", "filter_page.html.j2", "filter_reading.py", "histogram.py", "page.css", "drawing.py")
+    names = ("filter_page.py", "filter_page.html.j2", "filter_reading.py", "filter_curve.py", "histogram.py")
+    ours = (*names, "page.css", "drawing.py")
     for path in (*(folder / name for name in ("summary.json", "policy.yaml", "audit.json")), *(HERE / n for n in ours)):
         content = path.read_bytes() if path.is_file() else b""
         whole.update(len(content).to_bytes(8, "little") + content)
@@ -128,6 +135,10 @@ def render(found: Filtered, mark: str = "", texts: Mapping[Key, str] | None = No
         bytes=sum(summary["text_bytes"].values()),
         quarantined=quarantined(summary),
         audit=found.audit,
+        gate=summary.get("gate"),
+        read_as=sorted((summary.get("shapes") or {}).get("counts", {}).items()),
+        curve=summary.get("curve"),
+        budget=_budget(summary),
         by_stage=_by_stage(found),
         reasons=_reasons(summary),
         sources=_sources(summary),
@@ -146,6 +157,15 @@ def quarantined(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
         (cause, count, next(m for start, m in MENDS if cause.startswith(start))) for cause, count in causes.items()
     )
     return sorted(mends, key=lambda line: (-line[1], line[0]))
+
+
+def _budget(summary: Mapping[str, Any]) -> tuple[Figure | None, list[Mapping[str, Any]]]:
+    """The budget curve of fine-tuning data, and some of its points."""
+    curve = summary.get("curve")
+    if not curve:
+        return None, []
+    share = summary["removed"] / summary["read"] if summary["read"] else None
+    return filter_curve.figure(curve, share), filter_curve.rows(curve)
 
 
 def _by_stage(found: Filtered) -> list[Line]:
