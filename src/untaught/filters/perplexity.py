@@ -9,8 +9,8 @@ What it finds is what the model does not know: another genre, another language, 
 the model was made not to say it. A filter that reads hidden states must rank better than this, at the same cost.
 
 Source: Wenzek et al. 2020, "CCNet", arXiv 1911.00359, who drop web text by it, and Marion et al. 2023, "When Less is
-More", arXiv 2309.04564, who try both ends. Differs from them: only the answer counts, and the model is the one that is to
-be tuned.
+More", arXiv 2309.04564, who try both ends. Differs from them: only the answer counts, and the model is the one that
+is to be tuned.
 """
 
 from __future__ import annotations
