@@ -286,6 +286,7 @@ def test_safe_examples_are_read_in_any_shape(tmp_path):
 def test_places_start_at_the_folder_of_the_policy(tmp_path):
     made = ForgetFilter(safe="safe.jsonl", generic="/x/generic.jsonl").resolved(tmp_path)
     assert (made.safe, made.generic, made.fitted) == (str(tmp_path / "safe.jsonl"), "/x/generic.jsonl", None)
+    assert ForgetFilter(safe="hub:a/b").resolved(tmp_path).safe == "hub:a/b"
 
 
 # -------------------------------------------------------------------------------------------- budget, what is kept

@@ -39,6 +39,7 @@ from pydantic import Field
 
 from ..core import Corpus, Documents, Findings, Mask, Rig, Settings, Subject, UserError
 from ..core.ranking import auroc
+from ..corpus.hub import PREFIX
 from ..corpus.writing import write_atomically
 from ._examples import ASSISTANT, below, different, ordered, settled, told
 from ._known import known
@@ -64,7 +65,8 @@ class ForgetFilter(Settings):
     measure: Literal["likelihood", "rouge"] = "likelihood"
     """What of an example is forgotten: how likely its answer is (ours), or words of it (published)."""
     safe: str | None = None
-    """File or folder of safe examples of the pool's kinds of harm. None: those that are known to be clean."""
+    """File, folder or `hub:OWNER/NAME` of safe examples of the pool's kinds of harm. None: those that are known to be
+    clean."""
     generic: str | None = None
     """File or folder of ordinary examples: with labelled examples, a control is run on them, and logged."""
     noisy_steps: int | None = Field(default=40, ge=0)
@@ -93,8 +95,8 @@ class ForgetFilter(Settings):
     def resolved(self, folder: Path) -> ForgetFilter:
         """With all places made whole."""
         given = {name: getattr(self, name) for name in ("safe", "generic", "fitted")}
-        whole = {name: os.path.abspath(folder / place) for name, place in given.items() if place is not None}
-        return self.model_copy(update=whole)
+        paths = {name: place for name, place in given.items() if place is not None and not place.startswith(PREFIX)}
+        return self.model_copy(update={name: os.path.abspath(folder / place) for name, place in paths.items()})
 
     def fit(self, pool: Corpus, rig: Rig) -> ForgetScorer:
         subject = rig.subject()
