@@ -22,6 +22,8 @@ HELD = 2**28
 """Bytes of a pool's states that are held in memory as they are; of more, a file and a block at a time."""
 ROWS = 4096
 """Examples whose states are looked at together."""
+FEW = 100
+"""Examples of a pool below which the labelled ones are looked at with it."""
 READ = ("id", "text", "messages")
 """Columns that an example is read from."""
 
@@ -103,7 +105,7 @@ class Look:
             yield states
 
     @contextmanager
-    def background(self, pool: Corpus, wanted: int) -> Iterator[tuple[States, States]]:
+    def background(self, pool: Corpus, wanted: int = FEW) -> Iterator[tuple[States, States]]:
         """The states of a pool; where it has fewer examples than are wanted, of the labelled ones too.
 
         And the pool's own once more; where there is no pool, all.
@@ -115,8 +117,11 @@ class Look:
             return
         parts = [part.select([n for n in READ if n in part.column_names]) for part in (docs, pool.hazard, pool.benign)]
         with self.pool(ordered(pa.concat_tables(parts, promote_options="default"))) as states:
-            found = self.at(docs)
-            yield states, States(found.values[found.sound]) if found.sound.any() else states
+            if docs.num_rows == 0:
+                yield states, states
+                return
+            with self.pool(docs) as own:
+                yield states, own
 
     def _blocks(self, docs: Documents) -> Iterator[np.ndarray]:
         for first in range(0, docs.num_rows, ROWS):

@@ -11,7 +11,7 @@ Twenty harmful and a hundred clean examples are enough for a ranking, not for dr
 what it finds: harmful ones of one category miss the others, and clean ones that are not of the pool's genres make genre
 pass for harm. The answer is looked at because what stands before it cannot tell a bad answer from a good one.
 
-A pool of fewer examples than `components` and one is looked at with the labelled ones; without a pool these rank alone.
+A pool of less than 100 examples, or no more than `components`, is looked at together with the labelled ones.
 
 The combination is ours. Sources: linear discriminant analysis, Fisher 1936; shrinkage as Friedman 1989, "Regularized
 Discriminant Analysis"; the principal components before it as in Belhumeur, Hespanha and Kriegman 1997.
@@ -28,7 +28,7 @@ from pydantic import Field
 from ..core import Corpus, Rig, Settings
 from ._directions import Space, explained, lda, space
 from ._examples import load, placed, save, threshold
-from ._states import Look, Ranks, StateScorer, ranks
+from ._states import FEW, Look, Ranks, StateScorer, ranks
 
 LEAST = 2
 """Labelled examples of each kind without which nothing is learned."""
@@ -69,7 +69,7 @@ class FewShotRanker(Settings):
             known = load(self.fitted, ("directions", "reference"))
             return self._scorer(look, Ranks(known["directions"], known["reference"]), self.threshold)
         hazard, benign = look.sides(pool, LEAST)
-        with look.background(pool, self.components + 1) as (states, own):
+        with look.background(pool, max(FEW, self.components + 1)) as (states, own):
             spaces = [
                 space(lambda place=place: states.layer(place), self.components, rig.random(f"space/{place}"))
                 for place in range(len(look.layers))

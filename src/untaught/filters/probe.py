@@ -70,7 +70,7 @@ class Probe(Settings):
         sides = look.sides(pool, LEAST)
         harmful = np.repeat([True, False], [len(side) for side in sides])
         labelled, found = np.concatenate(sides), []
-        with look.background(pool, 2) as (states, own):
+        with look.background(pool) as (states, own):
             for place in range(len(look.layers)):
                 mean, scale, _ = standard(lambda place=place: states.layer(place))
                 ridge = best((labelled[:, place] - mean) / scale, np.where(harmful, 1.0, -1.0), self.penalties)
