@@ -10,7 +10,8 @@ There are far more coordinates than labels, so it is solved in the space that th
 Saunders, Gammerman and Vovk 1998). Of several penalties each layer takes that with the least squared error on the
 labelled examples left out one at a time, which needs no second fit: the error of an example that is left out is its
 error divided by 1 - h, with h its place on the diagonal of the matrix that takes y to the fitted values (Allen 1974).
-With two kinds this is a linear discriminant analysis (Fisher 1936), whatever the numbers of each.
+With two kinds this is a linear discriminant analysis (Fisher 1936), whatever the numbers of each. A pool of less than
+100 examples is looked at together with the labelled ones.
 
 It says what the labelled examples of this pool say. Label them at random: a slice that was chosen by a score, or
 that holds one genre, teaches the choice. The combination is ours; probes of states are as Alain and Bengio 2016, arXiv
