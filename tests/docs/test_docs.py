@@ -213,6 +213,26 @@ def test_a_corpus_is_filtered_as_its_page_says(reader):
     assert [name for name in columns if f"| `{name}` |" not in page] == []
 
 
+def test_fine_tuning_data_is_filtered_as_its_page_says(reader):
+    """Files, keys and columns that the folder has are named on the page."""
+    import pyarrow.parquet as pq
+
+    printed = reader.follow("docs/filter-fine-tuning-data.md")
+    shares = [int(re.search(r"removed +(\d+)", said)[1]) for said in printed.values()]
+    assert shares[0] == shares[2] == 30
+    assert 0 < shares[1] < 30
+    page = prose(ROOT / "docs" / "filter-fine-tuning-data.md")
+    out = reader.folder / "tuned"
+    gate, curve = (yaml.safe_load((out / name).read_text(encoding="utf-8")) for name in ("gate.json", "curve.json"))
+    named = [*pq.read_schema(out / "ranking.parquet").names, *curve["points"][0], "would_remove", "passed"]
+    named += ["auroc", "auprc", "tpr_at_1_fpr", "supervision"]
+    assert [name for name in named if f"`{name}`" not in page and name != "removed"] == []
+    assert {"would_remove", "passed", "why", "contamination", "stages"} <= gate.keys()
+    assert {"auroc", "auprc", "tpr_at_1_fpr", "supervision"} <= gate["stages"][0].keys()
+    both = page + prose(ROOT / "docs" / "filter-a-corpus.md")
+    assert [p.name for p in out.iterdir() if p.name not in both and p.name[0] != "." and p.suffix != ".npz"] == []
+
+
 def test_assets_are_listed_as_their_page_says(reader):
     from untaught.assets.catalogue import catalogue
 

@@ -408,6 +408,50 @@ def test_a_policy_that_was_rewritten_by_hand_is_read_too(out):
     assert after[1].name == "blocklist#2"
 
 
+def chats(count=60, *, hidden=True):
+    """Labelled examples; the harmful ones hold two terms, unless chance says who does."""
+    told = [bool(i % 5 == 0) if hidden else i % 2 == 0 for i in range(count)]
+    return [
+        {
+            "id": f"c{i}",
+            "label": int(i % 5 == 0),
+            "messages": [
+                {"role": "user", "content": f"{SECRET} {i}?"},
+                {"role": "assistant", "content": f"{SECRET} {'florp and quentar' if bad else 'nothing'} {i}"},
+            ],
+        }
+        for i, bad in enumerate(told)
+    ]
+
+
+def test_the_page_of_fine_tuning_data_says_how_well_the_score_ranks_and_what_a_budget_buys(tmp_path):
+    out = filtered(tmp_path, chats(), label_column="label")
+    text, told = page(out), plain(page(out))
+    assert "1 source read as chats (messages)" in told
+    assert "Measured on 12 labelled harmful examples and 48 clean ones" in told
+    assert "blocklist a filter for corpora 1.00 1.00 to 1.00" in told
+    assert "20.0% 100% 75.8% to 100% 0% 0% to 7.4% 20.0%" in told
+    assert "removed: 20.0%" in told
+    assert well_formed(text)
+    assert SECRET not in text
+    assert text.count("<table") == text.count("<caption>")
+    assert "The filter was held back" not in told
+
+
+def test_the_page_says_why_a_filter_was_held_back(tmp_path):
+    told = plain(page(filtered(tmp_path, chats(hidden=False), label_column="label")))
+    assert "Nothing was removed from 60 documents" in told
+    assert "The filter was held back : the AUROC of blocklist on labelled examples is" in told
+    bare = [{key: value for key, value in row.items() if key != "label"} for row in chats()]
+    told = plain(page(filtered(tmp_path / "bare", bare, contamination=0.2)))
+    assert "not measured: no example is labelled" in told
+    assert "There is no budget curve" in told
+
+
+def test_a_page_about_a_corpus_says_nothing_of_ranking(out):
+    assert "How well the score ranks" not in plain(page(out))
+
+
 def test_memory_does_not_grow_with_the_folder(tmp_path):
     """Many row groups, read a batch at a time: no column of the whole is held."""
     out = filtered(tmp_path, rows(6))

@@ -68,14 +68,18 @@ def apply(source: Source, folder: Path) -> None:
 def kept_documents(
     data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str], *,
     text_column: str = "text", id_column: str = "id", masking: Masking = "document", check: bool = True,
+    examples: bool = False,
 ) -> Iterator[Documents]:  # fmt: skip
     """Tables of `id` and `text`, a few thousand kept documents each, in the order of the sources.
+
+    Of fine-tuning data, which `examples` says it is, also `messages`.
 
     With `masking` other than "document", removed documents stay, and a column `masked` says which of their characters
     training must leave out of its loss (see `masking.py`). `check` reads each source once more to hold it against its
     receipt.
     """
-    folder, reading = Path(folder), Reading(text_column, id_column)
+    folder, reading = Path(folder), Reading(text_column, id_column, examples)
+    columns = ["id", "text", *(["messages"] if examples else [])]
     for source in shards.sources([data] if isinstance(data, str | os.PathLike) else data):
         receipt = vouched(source, folder, check=check)
         decided, row = _decisions(folder, receipt, masking), 0
@@ -83,7 +87,7 @@ def kept_documents(
             for batch in shards.read(shard, reading):
                 here = decided.slice(row, batch.num_rows)
                 row += batch.num_rows
-                table = _chosen(batch.select(["id", "text"]), here, masking)
+                table = _chosen(batch.select(columns), here, masking)
                 if table.num_rows:
                     yield table
 

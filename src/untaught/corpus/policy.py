@@ -295,37 +295,43 @@ def rules(
         names_of(policy.filters), policy.filters, components, scorers, strict=True
     ):
         settings = component.changed()
-        if isinstance(settings.get("model"), str):
-            settings["model"] = digest.of_path(folder / settings["model"])
         apart = {setting: settings.pop(setting) for setting in getattr(component, "thresholds", ())}
         settings.pop("removed", None)  # what it comes to is the threshold
         own = {"use": stage.use, "settings": _told(settings, folder), "reading": read}
         asks = bool(getattr(component, "asks_model", False))
         own |= {"asked": asked} if asks else {}
-        measures = digest.of_json({**own, **_code(stage.use, asks=asks)})
+        measures = digest.of_json({**own, **_code([stage.use, *_members(settings)], asks=asks)})
         decides = digest.of_json({"measures": measures, "thresholds": apart, "escalate": stage.escalate})
         free = bool(getattr(component, "lock_free", False))
         stages.append(Fitted(name, stage.escalate, scorer, free, measures, decides))
     return Rules(policy.reading, tuple(stages), digest.of_json([stage.decides for stage in stages]))
 
 
+LEARNED = ("model", "fitted")
+"""Settings that name a file or folder with what was learned."""
+
+
 def _told(settings: Any, folder: Path) -> Any:
-    """Settings with the files of what was learned as their digests, however deep they are named."""
+    """Settings with what was learned as its digest, however deep it is named."""
     if isinstance(settings, Mapping):
-        return {
-            name: digest.of_path(folder / value)
-            if name == "fitted" and isinstance(value, str)
-            else _told(value, folder)
-            for name, value in settings.items()
-        }
+        places = {n: folder / v for n, v in settings.items() if n in LEARNED and isinstance(v, str)}
+        return {n: digest.of_path(places[n]) if n in places else _told(v, folder) for n, v in settings.items()}
     return [_told(value, folder) for value in settings] if isinstance(settings, list | tuple) else settings
+
+
+def _members(settings: Any) -> list[str]:
+    """The components that a component's settings name: `{use: NAME, ...}`, however deep."""
+    if isinstance(settings, Mapping):
+        own = [settings["use"]] if isinstance(settings.get("use"), str) else []
+        return own + [name for value in settings.values() for name in _members(value)]
+    return [name for v in settings for name in _members(v)] if isinstance(settings, list | tuple) else []
 
 
 ASKING = ("examples", "features", "states", "generation", "prompts", "batches")
 """Modules of the engine that say how a model is asked about examples."""
 
 
-def _code(use: str, *, asks: bool = False) -> dict[str, Any]:
+def _code(uses: Sequence[str], *, asks: bool = False) -> dict[str, Any]:
     """What else than settings a finding depends on."""
     helpers = sorted((ROOT / "filters").glob("_*.py"))
     code = digest.of_code(
@@ -335,6 +341,6 @@ def _code(use: str, *, asks: bool = False) -> dict[str, Any]:
         ROOT / "engine" / "sequences.py",
         *(ROOT / "engine" / f"{name}.py" for name in ASKING if asks),
         *helpers,
-        source("filters", use),
+        *sorted({source("filters", use) for use in uses}),
     )
     return {"code": code, "version": __version__, "unicode": unicodedata.unidata_version}

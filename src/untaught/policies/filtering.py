@@ -23,7 +23,7 @@ from ..core.shelves import names
 from ..corpus import auditing, receipts, running, shards, summary
 from ..corpus.policy import Policy, Rules, held, rules
 from ..corpus.writing import is_half, write_atomically
-from . import estimating, fitting, gating, making, presets, ranking, sampling
+from . import estimating, fitting, making, presets, ranking, sampling
 
 POLICY = "policy.yaml"
 OURS = {
@@ -31,6 +31,8 @@ OURS = {
     fitting.GATE, fitting.CURVE, ranking.FILE,
 }  # fmt: skip
 """What a filter folder may hold, besides what filters of fine-tuning data learned."""
+LEARNED = (".npz", ".safetensors")
+"""Ends of the names of that."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,7 @@ def _carry_out_examples(
         with _bar(sources, apply=False, quiet=quiet) as say:
             now = running.run(known.ranking, sources, out, doing, say=say)
         ranked, fresh = ranking.write(known.ranking, known.pool, sources, out, about), True
-    escalates = [not stage.removes for stage in known.stages]
-    share = gating.removed(known.stages, escalates, ranking.scores(made.rules, ranked)).sum() / max(len(known.pool), 1)
-    hold = known.held
-    refused = None if hold else gating.refusal(float(share), known.gate["contamination"]["share"], known.asked)
-    known.gate |= {"would_remove": float(share), "passed": None if not share else hold is None, "why": hold or refused}
+    hold, refused = known.judged(ranking.scores(made.rules, ranked))
     if refused is not None and not fresh:
         raise UserError(refused)  # what was decided before stands
     known.write(out)
@@ -213,7 +211,7 @@ def prepared(out: Path, executor: str, data: Sequence[str]) -> None:
 
 def _passing(path: Path) -> bool:
     """Whether a file is half written, what a filter learned, or the lock of an office program on `audit.csv`."""
-    learned = path.suffix == ".npz" and path.stem in names("filters")
+    learned = path.suffix in LEARNED and path.name.startswith(tuple(names("filters")))
     return learned or is_half(path) or path.name.startswith((".~lock.audit", "~$audit"))
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import assets
 from ..attest import digest
 from ..core import Compute, Corpus, Scorer, Subject, UserError, Wrap
@@ -49,11 +51,16 @@ class Fitting:
     def asked(self) -> Gate:
         return self.policy.gate or Gate()
 
-    @property
-    def held(self) -> str | None:
-        """Why nothing may be dropped."""
-        pairs = list(zip(self.stages, self.gate["stages"], strict=True))
-        return gating.verdict(pairs, self.asked)
+    def judged(self, scores: Sequence[np.ndarray]) -> tuple[str | None, str | None]:
+        """Why nothing may be dropped, and why so much must not be; of every stage's scores of the pool."""
+        gone = gating.removed(self.stages, scores)
+        pairs = [(s, row) for s, row, own in zip(self.stages, self.gate["stages"], gone, strict=True) if own.any()]
+        share = float(sum(own.sum() for own in gone)) / len(self.pool)
+        hold = gating.verdict(pairs, self.asked)
+        refused = None if hold else gating.refusal(share, self.gate["contamination"]["share"], self.asked)
+        passed = None if not share else hold is None
+        self.gate |= {"would_remove": share, "passed": passed, "why": hold or refused}
+        return hold, refused
 
     @property
     def ranking(self) -> Rules:

@@ -16,8 +16,8 @@ reference, and its labelled ones, as folds score them that did not learn from th
 example goes when all that score as much lie within s, and of equal scores as many as there is room for. So recall is
 not flattered by what was learned, of itself or of its rivals.
 
-The gate holds everything back unless every stage that drops something has an AUROC of at least `gate.auroc` (the value,
-not the low end of its interval), with an interval above 0.5.
+The gate holds everything back unless every stage that would drop something has an AUROC of at least `gate.auroc` (the
+value, not the low end of its interval), with an interval above 0.5.
 """
 
 from __future__ import annotations
@@ -57,17 +57,6 @@ class Stage:
     @property
     def supervision(self) -> str | None:
         return getattr(self.component, "supervision", None)
-
-    @property
-    def threshold(self) -> Any:
-        """The setting from which it flags; None where it only ranks."""
-        names = getattr(self.component, "thresholds", ())
-        return getattr(self.component, names[0]) if names else "its own"
-
-    @property
-    def drops(self) -> bool:
-        """Whether it may drop anything."""
-        return self.removes and self.threshold is not None
 
 
 @dataclass(frozen=True)
@@ -233,10 +222,8 @@ def told_of(stage: Stage, found: Measured | None, slice_: Slice, seed: int, why:
 
 
 def verdict(stages: Sequence[tuple[Stage, dict[str, Any]]], gate: Gate) -> str | None:
-    """Why nothing may be dropped; None where it may, or where nothing is asked to be."""
-    for stage, row in stages:
-        if not stage.drops or not gate.auroc:
-            continue
+    """Why nothing may be dropped, by the stages that would drop something; None where it may."""
+    for stage, row in stages if gate.auroc else ():
         found = row.get("auroc")
         if found is None:
             return (
@@ -271,18 +258,14 @@ def flagged(stage: Stage, scores: np.ndarray) -> np.ndarray:
     return ~kept
 
 
-def removed(stages: Sequence[Stage], escalates: Sequence[bool], scores: Sequence[np.ndarray]) -> np.ndarray:
-    """Which examples the stages would remove."""
-    gone, here = np.zeros(len(scores[0]), bool), np.ones(len(scores[0]), bool)
-    for stage, escalate, own in zip(stages, escalates, scores, strict=True):
-        hit = here & flagged(stage, own) if stage.threshold is not None else np.zeros(len(own), bool)
-        here &= np.isfinite(own)
-        if escalate:
-            here &= hit
-        else:
-            gone |= hit
-            here &= ~hit
-    return gone
+def removed(stages: Sequence[Stage], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Which examples each stage would remove."""
+    found, here = [], np.ones(len(scores[0]), bool)
+    for stage, own in zip(stages, scores, strict=True):
+        hit = here & flagged(stage, own)
+        here = here & np.isfinite(own) & (~hit if stage.removes else hit)
+        found.append(hit if stage.removes else np.zeros(len(own), bool))
+    return found
 
 
 def refusal(share: float, contamination: float | None, gate: Gate) -> str | None:

@@ -130,7 +130,8 @@ class Slice:
         sides = [
             table.filter(pa.array(learn[hits == truth])) for table, truth in ((self.hazard, True), (self.benign, False))
         ]
-        return Corpus(*sides, unlabelled=pool.documents)
+        alone = len(pool.shapes) < 2  # a single source says nothing about its examples
+        return Corpus(*sides, unlabelled=pool.documents.drop_columns(["source"]) if alone else pool.documents)
 
 
 def contents(table: Documents) -> list[bytes]:
