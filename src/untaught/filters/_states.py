@@ -18,7 +18,7 @@ from ._examples import WORD, below, different, enough, names, ordered, told
 if TYPE_CHECKING:
     from ..engine.features import Features, Pooling
 
-HELD = 2**28
+HELD = 2**26
 """Bytes of a pool's states that are held in memory as they are; of more, a file and a block at a time."""
 ROWS = 4096
 """Examples whose states are looked at together."""

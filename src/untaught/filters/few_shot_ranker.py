@@ -42,11 +42,11 @@ class FewShotRanker(Settings):
     supervision: ClassVar[str] = "label-light"
     asks_model: ClassVar[bool] = True
 
-    layers: tuple[int | float, ...] = Field(default=(0.5, 0.6, 0.7, 0.8), min_length=1)
+    layers: tuple[int | float, ...] = Field(default=(0.4, 0.5, 0.6, 0.7, 0.8), min_length=1)
     """Blocks whose outputs are looked at: indices, or fractions of the depth."""
     pooling: Literal["mean", "last", "header"] = "mean"
     """Where: the mean over the answer, its last token, or the token before it."""
-    components: int = Field(default=40, ge=1)
+    components: int = Field(default=80, ge=1)
     """Principal components of the pool in which the direction is looked for."""
     shrinkage: float = Field(default=0.3, ge=0, le=1)
     """How far the covariance is drawn to a multiple of the identity."""
