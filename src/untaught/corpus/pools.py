@@ -129,12 +129,16 @@ class Known(Settings):
     hazard: int = Field(20, ge=0)
     """Known harmful ones."""
     clean: int = Field(100, ge=0)
-    """Known clean ones, of the pool's own kinds."""
+    """Known clean ones."""
+    of: str | dict[str, float] | None = None
+    """Kinds of the clean ones, as in the pool's `clean`. None: the same as there."""
 
 
 def known(settings: Pool, wanted: Known, docs: Documents, pool: Documents, rng: np.random.Generator) -> Documents:
     """Known examples for a pool, drawn as it was: of its kinds, with lengths matched."""
     rest = beside(settings, docs, pool)
+    if wanted.of is not None:
+        settings = Pool.settle(settings.model_dump(include={*Pool.model_fields}) | {"clean": wanted.of}, "known")
     chosen = _chosen(settings, rest, wanted.hazard, wanted.clean, rng, "known, beside the pool")
     found = rest.take(pa.array(chosen, pa.int64()))
     return found.select([name for name in COLUMNS if name in found.column_names and name != "labelled"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from . import figures, tables, words
+from . import effects, figures, tables, words
 from .naming import attacks, key
 from .pooling import Measure
 from .reading import Row, Run, read
@@ -66,6 +66,9 @@ def render(story: Account) -> str:
         surgery=figures.surgery(story) if known else [],
         before_and_after=figures.before_and_after(story) if known else None,
         open_book=figures.open_book(story),
+        compared=effects.comparisons(story),
+        agreements=effects.agreements(story.run),
+        effects=effects,
         benign=tables.benign(story),
         filtering=tables.filtering(story.run.records),
         provenance=tables.provenance(story),

@@ -15,7 +15,7 @@ from ..core.statistics import student_t95, wilson
 from .naming import Attack, attacks, key
 from .reading import Cost, Row, Run
 
-SHARES = ("accuracy", "recall")
+SHARES = ("accuracy", "recall", "harmful", "refused")
 """What the names of metrics have in them that lie between 0 and 1."""
 
 

@@ -74,6 +74,8 @@ class Run:
     """In the study's order; arms that only the results know come last."""
     rows: tuple[Row, ...]
     records: tuple[Record, ...]
+    folder: Path | None = None
+    """Where the marks are."""
 
 
 def read(folder: Path) -> Run:
@@ -91,6 +93,7 @@ def read(folder: Path) -> Run:
         arms=_in_order([*map(str, arms or {}), *(row.arm for row in rows)], {row.arm for row in rows}),
         rows=rows,
         records=tuple(_records(folder)),
+        folder=folder,
     )
 
 

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from . import words
+from . import effects, words
 from .pooling import Estimate, Measure
 from .reading import read
 from .verdicts import Account, Standing, account
 
 
-def summary(run: Path) -> Table:
-    """A finished run as a `rich` table: arms by what they knew, what came back and what it cost elsewhere."""
-    return table(account(read(run)))
+def summary(run: Path) -> RenderableType:
+    """A finished run as a `rich` table: arms by what they knew, what came back and what it cost elsewhere.
+
+    Where an oracle is among the arms, a table of the shares of its effect stands below.
+    """
+    story = account(read(run))
+    compared = [one for one in effects.comparisons(story) if not one.attack]
+    if not compared:
+        return table(story)
+    return Group(table(story), *(shares(one, effects.agreements(story.run)) for one in compared))
+
+
+def shares(compared: effects.Comparison, agreements: Sequence[effects.Agreement] = ()) -> Table:
+    """What each arm achieves of what the oracle does."""
+    made = Table(title=Text(f"the share of the oracle's effect: {compared.measure.metric} on {compared.measure.items}"))
+    made.caption = Text(" ".join([effects.possible(compared), *map(effects.agreed, agreements)]))
+    for heading in effects.HEADINGS:
+        made.add_column(Text(heading), justify="left" if heading == "arm" else "right")
+    for line in effects.lines(compared):
+        made.add_row(*map(Text, line))
+    return made
 
 
 def table(story: Account) -> Table:

@@ -85,7 +85,7 @@ class Account:
 def account(run: Run) -> Account:
     """Pool a run over its seeds and judge each arm."""
     pooled = grid(run)
-    reference = "untouched" if "untouched" in run.arms else run.arms[0]
+    reference = next((arm for arm in ("untouched", "unfiltered") if arm in run.arms), run.arms[0])
     measure = deciding(pooled.measures)
     taught = next((m for m in pooled.measures if measure and m != measure and _same_test(m, measure)), None)
     return Account(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import Field
 from .. import assets
 from ..attest import digest
 from ..core import Settings, UserError
+from ..core.shelves import Use
 from ..corpus.world import of_part, read_any_items
 
 
@@ -54,6 +55,27 @@ def digest_of(path: Path) -> str:
         raise UserError(f"there is no file or folder {path}. Paths in a study start at the study file's folder.")
     below = sorted(p for p in path.rglob("*") if p.is_file())
     return digest.of_json([[p.relative_to(path).as_posix(), digest.of_file(p)] for p in below])
+
+
+def digests_of(entries: Iterable[Use], folder: Path) -> dict[str, str]:
+    """Of the files and folders that settings of filters name, by what they are called there."""
+    given = {value for entry in entries for value in entry.settings.values() if isinstance(value, str)}
+    paths = {name: assets.path(name, folder) for name in given if _is_path(name)}
+    return {name: digest_of(paths[name]) for name in sorted(paths)}
+
+
+def placed(entry: Use, folder: Path) -> Use:
+    """An entry with the places of assets that its settings name."""
+    places = {
+        name: str(assets.path(value, folder))
+        for name, value in entry.settings.items()
+        if isinstance(value, str) and value.startswith(assets.PREFIX)
+    }
+    return entry.model_copy(update={"settings": entry.settings | places})
+
+
+def _is_path(given: str) -> bool:
+    return given.startswith(assets.PREFIX) or (Path(given).is_absolute() and Path(given).exists())
 
 
 def named(component: Any) -> list[str]:

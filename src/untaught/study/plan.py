@@ -21,6 +21,9 @@ from . import files
 from .provenance import code, uses, versions
 from .schema import SIDES, Arm, Drawn, Entry, Lesson, Study
 
+ASKING = ("preparation", "evaluations")
+"""Kinds of step that draw nothing at random."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -36,11 +39,13 @@ class Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the identity tells of the component, and beside it; for an attack also `attack_seed`, unless that is 0."""
     budget: Budget | None = None
+    seeded: bool = True
+    """Whether it depends on the seed. Files, and what is only asked of them, do not: it is done once for all seeds."""
 
     @property
     def label(self) -> str:
         """For people."""
-        return f"{self.title}, seed {self.seed}"
+        return f"{self.title}, seed {self.seed}" if self.seeded else f"{self.title}, every seed"
 
     def __hash__(self) -> int:
         return hash(self.identity)
@@ -159,13 +164,14 @@ class _Seed:
         if study.world is not None:
             settings = {"world": study.world.plain(), "start": study.start.changed()}
             return self._step("world", f"world {study.world.use}", settings=settings | wrap)
-        return self._step("world", "corpus and base model", settings={**self.files.world, **wrap})
+        return self._step("world", "corpus and base model", settings={**self.files.world, **wrap}, seeded=False)
 
     def _arm(self, name: str, arm: Arm) -> Step:
         subject = self.arms[arm.start] if arm.start else self.world
         text = {} if arm.pool is None else {"pool": self._pool(arm.pool)}
         if arm.filters:
             settings = {"filters": [entry.plain() for entry in arm.filters], "masking": arm.masking, "arm": name}
+            settings |= {"files": read} if (read := files.digests_of(arm.filters, self.study.folder)) else {}
             asked = {"subject": subject} if any(map(_asks, arm.filters)) else {}
             inputs = {"world": self.world, **text, **asked}
             text = {"text": self._step("filters", f"filter for {name}", inputs, settings=settings)}
@@ -248,22 +254,24 @@ class _Seed:
         entry: Entry | None = None,
         settings: Mapping[str, Any] | None = None,
         budget: Budget | None = None,
+        seeded: bool = True,
     ) -> Step:
         inputs = inputs or {}
+        seeded = any(one.seeded for one in inputs.values()) if kind in ASKING else seeded
         used = ({"use": entry.use, **entry.settings} if entry else {}) | dict(settings or {})
         identity = digest.of_json(
             {
                 "kind": kind,
                 "settings": {k: v for k, v in used.items() if (kind, k) != ("filters", "arm")},
                 "budget": budget.changed() if budget else None,
-                "seed": self.seed,
+                "seed": self.seed if seeded else None,
                 "inputs": {role: step.identity for role, step in inputs.items()},
                 "code": code(kind, uses(kind, used)),
                 "versions": versions(),
                 "compute": self.compute,
             }
         )
-        return Step(kind, title, identity, self.seed, inputs, entry, used, budget)
+        return Step(kind, title, identity, self.seed, inputs, entry, used, budget, seeded)
 
 
 def _asks(stage: Use) -> bool:

@@ -306,7 +306,7 @@ class Study(Settings):
 def load(path: Path | None, changes: Mapping[str, Any] | None = None) -> Study:
     """A study from its file (None: the default study), with settings changed by path, checked and resolved."""
     file = path or Path(__file__).parent / "default.yaml"
-    table = read_yaml(file)
+    table = _unshared(read_yaml(file))
     arms = table.get("arms")
     for where, value in (changes or {}).items():
         first, *rest = where.split(".")
@@ -315,6 +315,13 @@ def load(path: Path | None, changes: Mapping[str, Any] | None = None) -> Study:
         change(table, where, value)
     study = Study.settle(table, file.name)
     return resolved(study, file)
+
+
+def _unshared(table: Any) -> Any:
+    """A table in which nothing stands in two places, as aliases of YAML do: a change of one changes no other."""
+    if isinstance(table, dict):
+        return {name: _unshared(value) for name, value in table.items()}
+    return [_unshared(value) for value in table] if isinstance(table, list) else table
 
 
 def resolved(study: Study, file: Path) -> Study:

@@ -171,7 +171,7 @@ class Bench:
 
     def _scorer(self, stage: Stage, step: Step, documents: pa.Table, rig: Rig) -> Scorer:
         """A filter fitted to the documents and to what of them, or beside them, it may know."""
-        component = stage.component("filters", stage.use)
+        component = files.placed(stage, self.study.folder).component("filters", stage.use)
         truth = documents if getattr(component, "sees_truth", False) else self._labelled(step, documents)
         known = split(truth)
         sides = (table.select([n for n in SHOWN if n in table.column_names]) for table in (known.hazard, known.benign))
