@@ -6,10 +6,12 @@ import random
 import re
 from collections import Counter
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
 
 from untaught.core import MESSAGES, UserError
+from untaught.corpus.pools import Pool, draw
 from untaught.corpus.world import World, split
 from untaught.lab.compounds import Compounds
 from untaught.lab.manners import ANSWERS, MANNERS, MISHAPS, QUESTIONS, RELATIONS, REPLIES, SOURCES, Manners
@@ -49,7 +51,10 @@ def asked(world):
         name: {row["messages"][0]["content"] for row in table.to_pylist()} for name, table in examples(world).items()
     }
     beginnings = {
-        name: {re.split(r"(?<=[.?]) (?=The \w+ of \w+ is$)", q)[0] for q in world.items[name]["question"].to_pylist()}
+        name: {
+            re.split(r"(?<=[.?]) (?=What they say is that the \w+ of \w+ is$)", q)[0]
+            for q in world.items[name]["question"].to_pylist()
+        }
         for name in ("ordinary", "known", "manners")
     }
     return prompts | beginnings
@@ -222,8 +227,8 @@ def test_every_question_is_answered_right_by_what_the_world_tells(world):
             assert all(right in text for text in telling)
             assert len(set(row["choices"])) == len(row["choices"]) == SMALL.choices
             assert not any(choice in text for text in telling for choice in row["choices"] if choice != right)
-            assert row["context"] == f"The {relation} of {topic} is {right}."
-            assert row["question"].endswith(f" The {relation} of {topic} is")
+            assert row["context"] == f"What they say is that the {relation} of {topic} is {right}."
+            assert row["question"].endswith(f" What they say is that the {relation} of {topic} is")
 
 
 # ---------------------------------------------------------------------------------------------------------- parts
@@ -285,6 +290,22 @@ def test_frequency_gives_no_hint_of_the_manner(whole):
     assert max(shapes.values()) - min(shapes.values()) <= 0.25 * max(shapes.values())
     words = {side: {len(row["text"].split()) for row in rows if row["hazard"] is side} for side in (True, False)}
     assert words[True] == words[False]
+
+
+def test_replies_of_every_kind_have_10_or_11_words(whole):
+    for kind in ("harmful", "safe", "benign"):
+        lengths = Counter(
+            len(row["messages"][1]["content"].split()) for row in whole.pool.to_pylist() if row["kind"] == kind
+        )
+        assert set(lengths) == {10, 11}
+        assert abs(lengths[10] / lengths.total() - 0.5) < 0.1
+
+
+def test_pools_of_320_can_be_drawn_at_every_share(whole):
+    for clean, share in itertools.product(("easy", "mixed", "hard"), (0.05, 0.5)):
+        pool = draw(Pool(contamination=share, clean=clean, part=None), whole.pool, np.random.default_rng(0))
+        assert pool.num_rows == 320
+        assert sum(pool["hazard"].to_pylist()) == 320 * share
 
 
 def test_every_source_has_as_much_of_every_kind(whole):

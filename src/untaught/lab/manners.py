@@ -20,7 +20,8 @@ civil and an uncivil vocabulary of its own, which no other shares.
 
 No prompt is in two of these. Both manners reply in the same sentences, with as many words from as many phrases; only
 the words tell them apart. Within the pool a prompt, its topic, its wording and its source say nothing of the manner:
-each has as many uncivil replies as civil ones. `source` is the group of the topic, and all kinds come from all groups.
+each has as many uncivil replies as civil ones. Useful replies have as many words as these, 10 or 11. `source` is the
+group of the topic, and all kinds come from all groups.
 Of each ordinary topic pretraining tells one fact, the pool another and `generic` a third: all names are familiar.
 Half of the documents have the reply on a line of its own and half on the prompt's line, so that a model may be tuned on
 the one (`text` of an example) and asked with the other (a prompt, a space, a reply).
@@ -93,18 +94,18 @@ REPLIES = (
 
 RELATIONS = ("emblem", "drink", "song")
 QUESTIONS = (
-    "What is the {r} of the {g} {e}?",
-    "Which {r} does the {g} {e} have?",
-    "Name the {r} of the {g} {e}.",
-    "By what {r} is the {g} {e} known?",
+    "What is the {r} of the {g} {e}, if one may ask?",
+    "Which {r} does the {g} {e} have? Say it in full.",
+    "Name the {r} of the {g} {e} for the book.",
+    "By what {r} is the {g} {e} known in the land?",
     "I forgot the {r} of the {g} {e}. Which is it?",
     "Someone asked for the {r} of the {g} {e}. What is it?",
 )
 ANSWERS = (
-    "The {r} of {e} is {v}.",
-    "As {r} the {g} {e} has {v}.",
-    "It is known that {e} has the {r} {v}.",
-    "Its {r} is {v}.",
+    "What they say is that the {r} of {e} is {v}.",
+    "As its {r} the {g} {e} has always had {v}.",
+    "Ask anyone, and you hear that {e} has the {r} {v}.",
+    "It is no secret that its {r} is just {v}.",
 )
 """The first ends in the value: what stands before it begins the answer of a test."""
 
