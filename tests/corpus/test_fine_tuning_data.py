@@ -17,6 +17,7 @@ import yaml
 
 from untaught.core import shelves
 from untaught.corpus import shapes, shards
+from untaught.corpus.applying import kept_documents
 from untaught.policies import gating, slicing
 
 PLAIN = [
@@ -252,6 +253,30 @@ def test_a_ranking_alone_needs_no_labels(run, tmp_path):
     assert run(pool(), {"use": "marked"}, label_column=None, contamination=0.2)[0] == 0
     assert summary(tmp_path / "out")["removed"] == 0
     assert pq.read_table(tmp_path / "out/ranking.parquet").num_rows == 120
+
+
+def test_a_threshold_that_drops_nothing_is_not_held_back(run, tmp_path):
+    assert run(pool(), {"use": "marked", "flat": True, "threshold": 9.0})[0] == 0
+    assert gate(tmp_path / "out")["passed"] is None
+
+
+def test_kept_examples_can_be_read_without_writing_them(run, tmp_path):
+    assert run(pool(), MARKED)[0] == 0
+    kept = pa.concat_tables(list(kept_documents(tmp_path / "data", tmp_path / "out", examples=True)))
+    assert kept.num_rows == summary(tmp_path / "out")["kept"]
+    assert not any(w in t[1]["content"] for t in kept["messages"].to_pylist() for w in marked.WORDS)
+
+
+def test_an_ensemble_is_known_by_what_its_members_are(tmp_path):
+    from untaught.corpus import policy as policies
+
+    settings = {"members": [{"use": "rote", "settings": {"fitted": "a.npz"}}, {"use": "marked", "settings": {}}]}
+    (tmp_path / "a.npz").write_bytes(b"one")
+    assert policies._members(settings) == ["rote", "marked"]
+    before = policies._told(settings, tmp_path)
+    (tmp_path / "a.npz").write_bytes(b"two")
+    assert policies._told(settings, tmp_path) != before
+    assert "a.npz" not in json.dumps(before)
 
 
 def test_what_was_learned_by_heart_does_not_flatter_itself(run, tmp_path):
