@@ -77,6 +77,11 @@ class Evaluation(Protocol):
     """A subject and a table of items in, one mark for each item and metric out.
 
     It does not average, plot or choose a threshold: `core.summarise` does that for all of them.
+
+    One that learns something once for all subjects, such as a judge, names the settings that hold the files it learns
+    from in the class variable `files`, and has `prepare(folder) -> numbers`: it leaves in `folder` what it learned, and
+    says how good that is. A study does so once and hands the folder on as the setting `fitted`; as `reader` it hands on
+    the folder of the model that the arms start from.
     """
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks: ...
