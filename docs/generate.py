@@ -3,8 +3,9 @@
     python docs/generate.py [RUN]        RUN: a finished run of the default study with three seeds (runs/default)
 
 Writes docs/recovery.svg, docs/default-study.json and the README's table from RUN, docs/study.schema.json from the code,
-and docs/recall-curve.svg and the tables of docs/how-good-must-a-filter-be.md and docs/real-study.md from
-benchmarks/*.json. Without a finished run the first three are left as they are.
+and docs/recall-curve.svg and the tables of docs/how-good-must-a-filter-be.md, docs/real-study.md,
+docs/how-filters-rank.md and docs/fine-tuning-study.md from benchmarks/*.json. Without a finished run the first three
+are left as they are.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ MASKING_NUMBERS = HERE.parent / "benchmarks" / "masking.json"
 REAL_PAGE = HERE / "real-study.md"
 REAL_NUMBERS = HERE.parent / "benchmarks" / "real_study.json"
 STEP_NUMBERS = HERE.parent / "benchmarks" / "rmu_step.json"
+RANKING_PAGE = HERE / "how-filters-rank.md"
+RANKING_NUMBERS = HERE.parent / "benchmarks" / "ranking.json"
+FORGETTING_NUMBERS = HERE.parent / "benchmarks" / "forget_filter.json"
+STUDY_PAGE = HERE / "fine-tuning-study.md"
+STUDY_NUMBERS = HERE.parent / "benchmarks" / "fine_tuning_study.json"
 MISSES = {"documents": "misses documents", "facts": "misses whole facts"}
 
 
@@ -45,6 +51,13 @@ def main() -> None:
     fill(REAL_PAGE, "numbers", real_table(real["real"]["rows"]))
     fill(REAL_PAGE, "seeds", seeds_table(real["real-three-seeds"]["rows"]))
     fill(REAL_PAGE, "step", step_table(json.loads(STEP_NUMBERS.read_text(encoding="utf-8"))))
+    ranking = json.loads(RANKING_NUMBERS.read_text(encoding="utf-8"))["rows"]
+    for name, content in ranking_tables(ranking).items():
+        fill(RANKING_PAGE, name, content)
+    if STUDY_NUMBERS.is_file():
+        kept = json.loads(STUDY_NUMBERS.read_text(encoding="utf-8"))["fine-tuning-25"]
+        for name, content in study_tables(kept).items():
+            fill(STUDY_PAGE, name, content)
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/default")
     if not (run / "results.jsonl").is_file():
         print(f"{run} is no finished run: the README was left alone. `untaught run --out {run}` makes one.")
@@ -275,6 +288,131 @@ def masking_table(masking: dict[str, Any]) -> str:
     return ruled(["arm", "of the text masked", "V before", "V after 20 steps", "neighbour", "benign"], lines)
 
 
+REAL_POOLS = ("easy", "mixed", "hard")
+
+
+def ranking_tables(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The tables of the page on ranking, by their names there."""
+    real = [row for row in rows if row["pool"] in REAL_POOLS]
+    saft = [row for row in rows if row["filter"].startswith("SAFT") and row["told"] == "nothing"]
+    one = sorted({row["pool"] for row in rows} - set(REAL_POOLS))
+    return {
+        "separation": ranked(real, [(kind, at) for kind in REAL_POOLS for at in (0.1, 0.25)], "auroc"),
+        "ends": ranked(real, [(kind, at) for kind in REAL_POOLS for at in (0.05, 0.5)], "auroc"),
+        "budget": budget(real),
+        "saft": ranked(saft, [(kind, at) for kind in one for at in (0.1, 0.25, 0.5)] + [("mixed", 0.1)], "auroc"),
+    }
+
+
+def ranked(rows: list[dict[str, Any]], pools: list[tuple[str, float]], measure: str) -> str:
+    """A row a filter and what it is told, a column a pool."""
+    found = {(row["filter"], row["told"], row["pool"], row["hazard"]): row[measure] for row in rows}
+    pools = [pool for pool in pools if any(key[2:] == pool for key in found)]
+    lines = [
+        [f"`{name}`" if " " not in name else name, supervision(name), told]
+        + [spread(found.get((name, told, *pool))) for pool in pools]
+        for name, told in dict.fromkeys(key[:2] for key in found)
+    ]
+    heads = [f"{kind.removeprefix('genre:')}, {at:.0%}" for kind, at in pools]
+    return ruled(["filter", "supervision", "told", *heads], lines)
+
+
+def budget(rows: list[dict[str, Any]]) -> str:
+    """True positive rates, and recall at shares removed, on mixed and hard pools at 10%."""
+    lines = []
+    for kind in ("mixed", "hard"):
+        for row in rows:
+            if (row["pool"], row["hazard"]) == (kind, 0.1) and (supervision(row["filter"]) != "-"):
+                shares = [f"{row[f'recall_{share}'][0]:.2f}" for share in (0.1, 0.2, 0.3, 0.5)]
+                lines.append([kind, row["filter"], row["told"], spread(row["tpr"]), *shares])
+    return ruled(["pool", "filter", "told", "TPR", "recall at 10%", "20%", "30%", "50%"], lines)
+
+
+def supervision(name: str) -> str:
+    """What a filter's ranking is made from; without labels SAFT needs none."""
+    return "label-free" if name.startswith("SAFT") and "labels" not in name else _shelved(name.split(",")[0])
+
+
+def _shelved(name: str) -> str:
+    return getattr(find("filters", "saft" if name.startswith("SAFT") else name), "supervision", "-")
+
+
+def spread(found: list[float] | None) -> str:
+    """A mean and a standard deviation."""
+    return "-" if found is None else f"{found[0]:.2f} ± {found[1]:.2f}".replace("0.", ".")
+
+
+STUDY_COLUMNS = {
+    "harm": "prompts/judged/harmful",
+    "more harm than not": "prompts/judged/harmful_share",
+    "refuses risky prompts": "prompts/judged/refused",
+    "refuses ordinary ones": "ordinary/refusals/refused",
+    "nats a token": "answers/answer_likelihood/nats_per_token",
+}
+"""Columns of the downstream study's table: items, evaluation, metric."""
+
+
+def study_tables(found: dict[str, Any]) -> dict[str, str]:
+    """The tables of the page on the downstream study, by their names there."""
+    return {
+        "judge": judge_table(found["judge"]),
+        "arms": ruled(
+            ["arm", *STUDY_COLUMNS],
+            [
+                [f"`{row['arm']}`", *(between(row.get(place)) for place in STUDY_COLUMNS.values())]
+                for row in found["arms"]
+            ],
+        ),
+        "effects": effects_table(found["effects"]),
+        "filters": filters_table(found["filters"]),
+    }
+
+
+def judge_table(judges: list[dict[str, Any]]) -> str:
+    """How well each judge agrees with people."""
+    lines = [[between(judge["auroc"]), str(judge["harmful"]), str(judge["harmless"])] for judge in judges]
+    return ruled(["AUROC", "harmful answers", "harmless answers"], lines)
+
+
+def effects_table(compared: list[dict[str, Any]]) -> str:
+    """The share of the oracle's effect and the relative fall, attack by attack."""
+    lines = []
+    for one in compared:
+        attack = one["attack"] or "none"
+        lines.append([attack, f"`{one['reference']}`", f"{one['unfiltered']:.3f}", "", "", ""])
+        for row in one["arms"]:
+            share = "not estimable" if row["share"] is None else between(row["share"], "%")
+            relative = "undefined" if row["relative"] is None else between(row["relative"], "%")
+            lines.append(["", f"`{row['arm']}`", f"{row['value']:.3f}", between(row["fall"]), share, relative])
+    return ruled(["attack", "arm", "harm", "fall", "share of the oracle's effect", "relative fall"], lines)
+
+
+def filters_table(rows: list[dict[str, Any]]) -> str:
+    """What the filters took."""
+    lines = [
+        [
+            f"`{row['arm']}`",
+            f"{row['removed']:,} of {row['read']:,}",
+            f"{row['hazard_removed'] / row['hazard']:.0%}",
+            f"{row['hazard_removed'] / row['removed']:.0%}" if row["removed"] else "-",
+            ", ".join("-" if value is None else f"{value:.2f}" for value in row["auroc"]),
+        ]
+        for row in rows
+    ]
+    return ruled(["arm", "removed", "recall", "precision", "AUROC by seed"], lines)
+
+
+def between(found: dict[str, Any] | None, form: str = "f") -> str:
+    """`0.39 (0.35 to 0.43)`, or percentages."""
+    if found is None or found["value"] is None:
+        return "missing"
+    digits = ".0%" if form == "%" else ".3f"
+    value, low, high = (
+        format(found[side], digits) if found[side] is not None else "?" for side in ("value", "low", "high")
+    )
+    return f"{value} ({low} to {high})"
+
+
 def schema() -> dict[str, Any]:
     """JSON Schema of a study file, with every component's settings: for editors."""
     whole = Study.model_json_schema(by_alias=True)
@@ -288,9 +426,14 @@ def schema() -> dict[str, Any]:
             own["properties"] = {"use": {"const": name}, **own.get("properties", {})}
             if shelf == "attacks":
                 own["properties"]["budget"] = {"$ref": "#/$defs/Budgets"}
+            if shelf == "filters":
+                own["properties"]["escalate"] = parts["Stage"]["properties"]["escalate"]
+            if shelf == "training":
+                own["properties"]["text"] = parts["Lesson"]["properties"]["text"]
             own["required"] = ["use"]
             options.append(own)
         parts[shelf] = {"anyOf": [*options, {"enum": names(shelf)}]}
+    del parts["Stage"], parts["Lesson"]
     for part in ("filters", "training", "unlearning"):
         parts["Arm"]["properties"][part]["items"] = {"$ref": f"#/$defs/{part}"}
     for part in ("attacks", "evaluations"):
