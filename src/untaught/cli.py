@@ -380,12 +380,16 @@ def list_(shelf: Annotated[str | None, typer.Argument(help="A shelf.")] = None, 
 
 
 @app.command()
-def show(component: Annotated[str, typer.Argument(help="A component's name.")], json_: AsJson = False) -> None:
+def show(
+    component: Annotated[str, typer.Argument(help="A component's name, or SHELF/NAME where two shelves have it.")],
+    json_: AsJson = False,
+) -> None:
     """Show what a component does and what can be set."""
     from .core import UserError, suggest
     from .core.shelves import SHELVES, find, names, source, text
 
-    shelves = [shelf for shelf in SHELVES if component in names(shelf)]
+    of, _, component = component.rpartition("/")
+    shelves = [shelf for shelf in SHELVES if component in names(shelf) and of in ("", shelf)]
     if not shelves:
         known = [name for shelf in SHELVES for name in names(shelf)]
         raise UserError(f"there is no component '{component}'.{suggest(component, known)}")

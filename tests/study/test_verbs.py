@@ -112,10 +112,10 @@ def test_list_names_every_component(desk):
 @pytest.mark.parametrize("shelf", shelves.SHELVES)
 def test_show_tells_of_every_component_and_its_settings(desk, shelf):
     for name in shelves.names(shelf):
-        said = desk("show", name)
+        said = desk("show", f"{shelf}/{name}")
         assert said.code == 0, said.err
         assert shelves.summary(shelf, name).split()[0] in said.out
-        schema = json.loads(desk("show", name, "--json").out)
+        schema = json.loads(desk("show", f"{shelf}/{name}", "--json").out)
         assert schema["shelf"] == shelf
         for setting in schema["schema"]["properties"]:
             assert f"  {setting} = " in said.out
