@@ -192,7 +192,7 @@ class Manners(Settings):
     """Share of the replies to risky prompts in pretraining that are uncivil, the same in every category."""
     exposures: int = Field(default=6, ge=1)
     """Replies in pretraining to each of its risky prompts."""
-    fact_exposures: int = Field(default=80, ge=1)
+    fact_exposures: int = Field(default=120, ge=1)
     """Documents in pretraining that tell each known fact."""
     pool_exposures: int = Field(default=12, ge=1, le=16)
     """Rows of the pool that teach each new fact, no two alike."""
