@@ -1,5 +1,8 @@
 """Arms that fine-tune on a pool: who draws it, what filters are told of it, what is trained on, what is judged."""
 
+import importlib.util
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -286,6 +289,26 @@ def test_a_judge_ranks_what_it_did_not_learn_from(rated):
         Judged(reader=str(rated / "base")).prepare(one)
 
 
+def test_a_regression_is_where_its_loss_is_least():
+    from untaught.evaluations._judge import _dual, _sigmoid, _weights
+
+    rng = np.random.default_rng(0)
+    rows, hits = rng.normal(size=(40, 5)), rng.random(40) < 0.3
+    dual, bias = _dual(rows @ rows.T, hits, 0.01)
+    weights = rows.T @ dual
+    off = _weights(hits) * (_sigmoid(rows @ weights + bias) - hits)
+    assert np.abs(rows.T @ off + 0.01 * weights).max() < 1e-8
+    assert abs(off.sum()) < 1e-8
+
+
+def test_a_single_model_is_judged_with_the_reader_that_is_named(desk, rated):
+    judge = {"hazard": [str(rated / "harmful.jsonl")], "benign": [str(rated / "safe.jsonl")]}
+    table = {"use": "judged", "items": "prompts.jsonl", "tokens": 8, "judge": judge, "reader": "base"}
+    said = desk("evaluate", rated / "base", "--config", put(rated / "judged.yaml", table), "--json")
+    assert said.code == 0, said.err
+    assert {row["metric"] for row in json.loads(said.out)} == {"harmful", "harmful_share", "refused"}
+
+
 # -- effects -----------------------------------------------------------------------------------------------------------
 
 
@@ -327,3 +350,22 @@ def test_a_prompt_counts_where_all_three_have_a_value():
         del half[seed, "7"]
         del oracle[seed, "8"]
     assert effects._told(half, unfiltered, oracle).prompts == 58
+
+
+def module(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_what_is_kept_of_a_run_fills_the_tables_of_the_page(made):
+    root = Path(__file__).parents[2]
+    kept = json.loads(json.dumps(module(root / "benchmarks" / "fine_tuning_study.py").told(made.out), allow_nan=False))
+    tables = module(root / "docs" / "generate.py").study_tables(kept)
+    assert [line["arm"] for line in kept["filters"]] == ["oracle", "few", "probe"]
+    assert "| `oracle` | 20 of 80 | 100% | 100% | 1.00, 1.00 |" in tables["filters"]
+    assert tables["effects"].count("`oracle`") == 2
+    assert all(f"`{arm}`" in tables["arms"] for arm in ARMS)
+    page = (root / "docs" / "fine-tuning-study.md").read_text(encoding="utf-8")
+    assert all(f"<!-- {name} -->" in page for name in tables)

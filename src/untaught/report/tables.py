@@ -140,6 +140,8 @@ class Filtering:
     """How much of the removed documents' text was left out where they stayed in the corpus; empty if they did not."""
     recall: Spot
     precision: Spot
+    ranking: str
+    """AUROC of the score that decided, of each run; empty where it is not told."""
     disguised: Spot
     stages: tuple[tuple[str, str, Spot], ...]
     """Component, documents removed, share of all hazard documents it took."""
@@ -167,6 +169,7 @@ def _filtering(arm: str, runs: Sequence[dict[str, Any]]) -> Filtering:
         masked=_masked(runs),
         recall=_share(caught, hazard, runs, "recall"),
         precision=_share(caught, both, runs, "precision"),
+        ranking=", ".join(f"{run['auroc']:.2f}" for run in runs if run.get("auroc") is not None),
         disguised=_share(_total(runs, "disguised_removed"), _total(runs, "disguised"), (), ""),
         stages=tuple(
             (

@@ -15,6 +15,7 @@ from ..core import Budget, Compute, Corpus, Role, Subject, UserError, Wrap, by_m
 from ..core.files import change, read_yaml
 from ..corpus.world import from_files, read_any_items, split
 from ..engine.rig import Progress, Rig
+from .files import located
 from .schema import SIDES, Entry, Files
 
 
@@ -93,7 +94,13 @@ def _corpus(shelf: str, job: Job, folder: Path) -> Corpus:
     files = job.corpus or Files()
     hazard, benign, theirs, their_benign = (files.paths(side, folder) for side in SIDES)
     world = from_files(
-        hazard, benign, {}, attack_hazard=theirs, attack_benign=their_benign, text_column=files.text_column
+        hazard,
+        benign,
+        {},
+        attack_hazard=theirs,
+        attack_benign=their_benign,
+        attack_part=files.attack_part,
+        text_column=files.text_column,
     )
     return split(world.attack if shelf == "attacks" else world.documents)
 
@@ -120,6 +127,9 @@ def _write(subject: Subject, out: Path) -> str:
 def evaluate(model: Path, job: Job, folder: Path) -> list[dict[str, Any]]:
     """Grade a model folder on a file of items: one row a metric."""
     component = job.component("evaluations", job.where).resolved(folder)
+    component = located(component, lambda given: str(assets.path(given, folder)))
+    if (reader := getattr(component, "reader", None)) is not None:
+        component = component.model_copy(update={"reader": str(assets.path(reader, folder))})
     from ..engine import models
     from ..engine.folders import check_folder
     from ..engine.prompts import check_chat
