@@ -281,6 +281,43 @@ class FitsByChance(SoundFilter):
         return made(self.most)
 
 
+class TakesTheFirst(SoundFilter):
+    """Learns from whichever document comes first."""
+
+    def fit(self, pool, rig):
+        first = len(pool.unlabelled["text"][0].as_py())
+        made = type("Beside", (Length,), {})
+        made.measure = lambda self, batch: (
+            found := Length.measure(self, batch),
+            found.set_column(0, FINDINGS.field(0), pa.array(found["score"].to_numpy() - first)),
+        )[1]
+        return made(self.most)
+
+
+class TouchesTheModel(SoundFilter):
+    """Changes a weight of the model that is to be fine-tuned."""
+
+    def fit(self, pool, rig):
+        with torch.no_grad():
+            next(rig.subject().model.parameters()).add_(1.0)
+        return super().fit(pool, rig)
+
+
+class KeepsTheWrongThing(SoundFilter):
+    """What it keeps in a file is not what it learned."""
+
+    fitted: bool = False
+
+    def fit(self, pool, rig):
+        return Length(self.most) if not self.fitted else AgainstTheBatch(self.most)
+
+    def resolved(self, folder):
+        return self
+
+    def frozen(self, scorer, folder):
+        return self.model_copy(update={"fitted": True})
+
+
 def filtering(kind):
     class Filtering(SoundFilter):
         scorer: ClassVar[type] = kind
@@ -295,6 +332,9 @@ FILTER_FAULTS = [
     (filtering(DrawsAThreshold), checks.check_a_filter_leaves_global_randomness, "not the rig's"),
     (filtering(Remembers), checks.check_a_filter_changes_nothing_it_was_given, "a fitted filter is frozen"),
     (FitsByChance, checks.check_fitting_twice_gives_the_same_findings, "fitting twice"),
+    (TakesTheFirst, checks.check_the_order_of_a_pool_changes_no_finding, "another order"),
+    (TouchesTheModel, checks.check_a_filter_leaves_the_model, "changed the model"),
+    (KeepsTheWrongThing, checks.check_what_was_learned_is_kept_in_a_file, "measures otherwise"),
 ]
 
 

@@ -165,8 +165,9 @@ def test_the_embedding_is_edited_when_asked(planted):
 def test_how_texts_are_batched_does_not_matter(planted):
     subject, _ = planted
     one, other = (ablated(subject, batch_size=size)[0] for size in (1, 4))
-    for before, after in zip(one.model.parameters(), other.model.parameters(), strict=True):
-        torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-5)
+    for given, before, after in zip(*(s.model.parameters() for s in (subject, one, other)), strict=True):
+        rounding = 1e-6 * float(given.detach().abs().max())  # of what is projected: the planted weights are about 1000
+        torch.testing.assert_close(before, after, atol=max(rounding, 1e-5), rtol=1e-5)
 
 
 def test_few_texts_are_drawn_from_many(planted):
