@@ -305,9 +305,9 @@ def test_the_peak_is_that_of_the_block_and_not_of_what_was_before(subject):
     del large
     cost = {}
     with memory.metered(cost):
-        held = torch.ones(2**22)
+        held = torch.ones(2**24)  # more than an allocator hands out of what it has kept
         held += 1
-    assert cost["memory_peak"] - cost["memory_before"] >= 2**24 * 0.9
+    assert cost["memory_peak"] - cost["memory_before"] >= 2**26 * 0.9
     assert memory.most() >= 2**28
 
 
