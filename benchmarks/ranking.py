@@ -1,6 +1,6 @@
 """How well filters of fine-tuning data rank harmful examples, on pools whose truth is known, and what labels buy.
 
-    python benchmarks/ranking.py [--seeds N] [--features FILE]
+    python benchmarks/ranking.py [--seeds N] [--features FILE] [--pools KIND ...]
 
 SmolLM2-135M-Instruct reads pools of `untaught.corpus.pools` from the asset `answers` (320 examples, every kind, at 5,
 10, 25 and 50% of hazard, `--seeds` pools each, of all parts). What a filter is told is one of:
@@ -13,7 +13,8 @@ SmolLM2-135M-Instruct reads pools of `untaught.corpus.pools` from the asset `ans
 
 Each gets AUROC, AUPRC, TPR at 1% FPR and recall at shares removed: mean and standard deviation over pools. SAFT stands
 as published, without the fall-back that the filter has. With `--features`, what the model makes of the examples is kept
-in a file from one run to the next. No text is kept: ranking.json beside this script holds numbers.
+in a file from one run to the next. Kinds of pool that are not asked for stay in ranking.json beside this script; it
+holds numbers and no text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,10 @@ def ranked(name: str, way: str, more: Mapping[str, Any], corpus: Corpus, subject
     return {"auroc": auroc(*sides), "auprc": auprc(*sides), "tpr": tpr(*sides), **found, **logged}
 
 
-def rows(docs: Documents, subject: Subject, seeds: int) -> Iterator[dict[str, Any]]:
+def rows(docs: Documents, subject: Subject, seeds: int, kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row a kind, contamination and line of the table."""
-    for kind, shares in KINDS.items():
-        for contamination in shares:
+    for kind in kinds:
+        for contamination in KINDS[kind]:
             settings = Pool(contamination=contamination, clean=kind, part=None)
             try:
                 pools = [draw(settings, docs, np.random.default_rng(seed)) for seed in range(seeds)]
@@ -191,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--features", type=Path)
+    parser.add_argument("--pools", nargs="+", choices=KINDS, default=list(KINDS))
     given = parser.parse_args()
     compute.begin(compute.Compute(device="cpu"))
     docs = examples()
@@ -198,11 +200,14 @@ def main() -> None:
     began, found = time.perf_counter(), []
 
     def work() -> None:
-        for row in rows(docs, subject, given.seeds):
+        for row in rows(docs, subject, given.seeds, given.pools):
             found.append(row)
             print(*(row[name] for name in ("pool", "hazard", "filter", "told")), row["auroc"], row["tpr"], flush=True)
 
     kept(given.features, subject, work)
+    before = json.loads(KEPT.read_text(encoding="utf-8"))["rows"] if KEPT.exists() else []
+    found += [row for row in before if row["pool"] not in given.pools]
+    found.sort(key=lambda row: list(KINDS).index(row["pool"]))
     about = {"examples": docs.num_rows, "seeds": given.seeds, "seconds": round(time.perf_counter() - began)}
     write_atomically(KEPT, json.dumps({**about, "rows": found}, indent=1) + "\n")
 
