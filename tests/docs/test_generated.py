@@ -36,3 +36,10 @@ def test_the_page_on_filters_has_the_tables_of_the_kept_curve():
 def test_the_readme_s_table_is_made_from_the_kept_numbers():
     numbers = json.loads((ROOT / "docs" / "default-study.json").read_text(encoding="utf-8"))
     assert generator().table(numbers) in (ROOT / "README.md").read_text(encoding="utf-8"), "run `make docs`"
+
+
+def test_the_page_on_ranking_has_the_tables_of_the_kept_numbers():
+    rows = json.loads((ROOT / "benchmarks" / "ranking.json").read_text(encoding="utf-8"))["rows"]
+    page = (ROOT / "docs" / "how-filters-rank.md").read_text(encoding="utf-8")
+    for content in generator().ranking_tables(rows).values():
+        assert content in page, "run `make docs`"
