@@ -290,7 +290,7 @@ def test_a_judge_ranks_what_it_did_not_learn_from(rated):
 
 
 def test_a_regression_is_where_its_loss_is_least():
-    from untaught.evaluations._judge import _dual, _sigmoid, _weights
+    from untaught.core.logistic import _dual, _sigmoid, _weights
 
     rng = np.random.default_rng(0)
     rows, hits = rng.normal(size=(40, 5)), rng.random(40) < 0.3
