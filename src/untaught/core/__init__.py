@@ -7,6 +7,7 @@ from .errors import ExitCode, Inapplicable, UserError, suggest
 from .record import Record
 from .settings import Settings
 from .statistics import Summary, by_metric, summarise
+from .stop import Stop
 from .subject import Corpus, Subject, Wrap
 from .tables import (
     FINDINGS,
@@ -30,6 +31,6 @@ from .tables import (
 __all__ = [
     "FINDINGS", "MARKS", "MASKED", "MESSAGES", "METHOD", "SPAN", "Budget", "Compute", "Corpus", "Document", "Documents",
     "Evaluation", "ExitCode", "Filter", "Finding", "Findings", "Inapplicable", "Intervention", "Loss", "Mark",
-    "Marks", "Mask", "Record", "Rig", "Role", "Scorer", "Settings", "Shelf", "Spent", "Subject", "Summary",
+    "Marks", "Mask", "Record", "Rig", "Role", "Scorer", "Settings", "Shelf", "Spent", "Stop", "Subject", "Summary",
     "UserError", "Wrap", "by_metric", "documents", "findings", "marks", "require", "suggest", "summarise",
 ]  # fmt: skip

@@ -141,6 +141,12 @@ class Rig(Protocol):
         """
         ...
 
+    def affords(self, model: Any) -> bool:
+        """Whether a model costs no more on benign text than the step's `stop` allows; yes where there is none. `tune`
+        asks by itself; what edits weights otherwise asks before it keeps an edit.
+        """
+        ...
+
     def log(self, **numbers: float) -> None:
         """Numbers worth keeping; they go to the step's record."""
         ...

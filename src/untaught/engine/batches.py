@@ -232,6 +232,10 @@ def paired(
 ) -> tuple[Rows, Rows, Iterator[tuple[Batch, Batch]]]:
     """The hazard and the benign rows, and a batch of each for every step, for ever: what unlearning stands on."""
     corpus.need("hazard", "benign")
+    if set(corpus.hazard["text"].to_pylist()) == set(corpus.benign["text"].to_pylist()):
+        raise UserError(
+            "hazard and benign text are the same, so there is nothing to tell apart. Give other benign text."
+        )
     hazard, benign = (Rows(tokenizer, docs, length) for docs in (corpus.hazard, corpus.benign))
     streams = (
         rows.stream(size=size, generator=rig.generator(side)) for side, rows in (("hazard", hazard), ("benign", benign))

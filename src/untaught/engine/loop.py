@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 class Descent(Settings):
     """How the weights move."""
 
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    """`sgd` is plain descent: a step is the rate times the gradient."""
     lr: float = Field(default=1e-4, gt=0)
-    """AdamW's rate."""
+    """The optimiser's rate."""
     matrix_lr: float | None = Field(default=None, gt=0)
     """When given, the blocks' matrices move by Muon at this rate, and AdamW moves the rest."""
     schedule: Literal["constant", "linear"] = "constant"
@@ -56,6 +58,8 @@ def descend(
     `train` names the parameters that move (all that require a gradient when empty). `loss` is called with what the
     stream yields (a pair as two arguments), or with parts of it, and returns named terms; their sum is descended, their
     values are logged. What a checkpoint holds of this descent is not done again: its batches are drawn and passed by.
+    Where the rig has a watch, it ends the descent when that costs too much, or when a term is no number, and the last
+    good weights are put back.
     """
     if steps <= 0:
         return
@@ -69,6 +73,7 @@ def descend(
         take = _snapshot(model, shards) if how.schedule == "constant" else None
         model.train()
         done = rig.checkpoints.resume(rig, moving, optimisers, take) if rig.checkpoints else 0
+        guard = _Guard(rig, model, moving, done)
         for step, drawn in _draws(batches, steps):
             if step < done:
                 _pass_by(loss, drawn, step)
@@ -76,7 +81,8 @@ def descend(
             if not rig.charge(drawn, flops):
                 break
             values = _gradients(model, loss, drawn)
-            _check(values, step)
+            if guard.lost(values, step):
+                break
             if shards is None:  # those of shards are summed already
                 parallel.sum_gradients(list(moving.values()))
             norm = _clip(list(moving.values()), how.clip)
@@ -84,8 +90,11 @@ def descend(
                 raise UserError("no trained parameter has a gradient at the first step, so nothing would be learnt.")
             _move(optimisers, rates, how.factor(step, steps))
             rig.report(step + 1, steps, values, take)
-            if rig.checkpoints:
+            if guard.ended(step + 1):
+                break
+            if rig.checkpoints and guard.good_at(step + 1):
                 rig.checkpoints.offer(rig, step + 1, moving, optimisers)
+        guard.last()
     model.eval()
 
 
@@ -160,7 +169,7 @@ def _move(optimisers: list[torch.optim.Optimizer], rates: list[list[float]], fac
         optimiser.zero_grad(set_to_none=True)
 
 
-AVERAGES = {torch.optim.Muon: 1, torch.optim.AdamW: 2}
+AVERAGES = {torch.optim.SGD: 0, torch.optim.Muon: 1, torch.optim.AdamW: 2}
 """How many running averages, each as large as a weight, an optimiser keeps."""
 
 
@@ -209,9 +218,56 @@ def _optimisers(model: nn.Module, moving: list[nn.Parameter], how: Descent) -> l
     made: list[torch.optim.Optimizer] = []
     if inner and how.matrix_lr:
         made.append(torch.optim.Muon(inner, lr=how.matrix_lr, weight_decay=how.weight_decay))
-    if outer:
+    if outer and how.optimiser == "sgd":
+        made.append(torch.optim.SGD(outer, lr=how.lr, weight_decay=how.weight_decay))
+    elif outer:
         made.append(torch.optim.AdamW(outer, lr=how.lr, weight_decay=how.weight_decay, betas=(0.9, 0.95)))
     return made
+
+
+class _Guard:
+    """A descent's watch, where the rig has one; without one nothing is looked at."""
+
+    def __init__(self, rig: Rig, model: nn.Module, moving: Mapping[str, nn.Parameter], done: int) -> None:
+        self.rig, self.model, self.moving, self.watch = rig, model, moving, rig.watch
+        self._step = self._looked = done
+        self._over = False
+        self._started = True
+        """Whether it has been within bounds: what begins outside of them, as after noise, is not ended for that."""
+        if self.watch is not None:
+            self.watch.begin(moving)
+            self._started = self.watch.within(self.watch.cost(model))
+
+    def lost(self, values: dict[str, float], step: int) -> bool:
+        """Whether a term is no number, and good weights were put back. Without a watch that is an error."""
+        if self.watch is None or all(map(math.isfinite, values.values())):
+            _check(values, step)
+            return False
+        self.watch.undo(self.moving)
+        self.rig.log(not_finite_at=float(step + 1))
+        self._over = True
+        return True
+
+    def ended(self, step: int) -> bool:
+        """Whether it has to end after a step, counted from 1."""
+        self._step = step
+        return self.watch is not None and step % self.watch.stop.every == 0 and self._look()
+
+    def good_at(self, step: int) -> bool:
+        """Whether the weights after a step are known to be good: a descent may go on from these."""
+        return self.watch is None or self._looked == step
+
+    def last(self) -> None:
+        """Look at what no look has seen yet."""
+        if self.watch is not None and not self._over and self._looked != self._step:
+            self._look()
+
+    def _look(self) -> bool:
+        assert self.watch is not None
+        self._looked = self._step
+        self._started = self._started or self.watch.within(self.watch.cost(self.model))
+        self._over = self._started and self.watch.ends(self.model, self.moving, self.rig, self._step)
+        return self._over
 
 
 def _check(values: dict[str, float], step: int) -> None:

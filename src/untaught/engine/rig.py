@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .batches import Batch
     from .checkpoints import Checkpoints
+    from .watch import Watch
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps in all."""
@@ -40,6 +41,7 @@ class Rig:
         subject: Callable[[], Subject] | None = None,
         progress: Progress | None = None,
         checkpoints: Checkpoints | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.seed = seed
         self.name = name
@@ -52,6 +54,8 @@ class Rig:
         self.cost: dict[str, float] = {}
         """What the work took as it happened to be: memory, and the step that a checkpoint let it go on from."""
         self.checkpoints = checkpoints
+        self.watch = watch
+        """Where the step has a `stop`: what looks at the cost on benign text."""
         self.tunes = 0
         """How many descents are over."""
         self._donor = donor
@@ -128,6 +132,16 @@ class Rig:
         allowed = steps if bound is None else min(steps, bound - self.spent.steps)
         with seeded(self.number(f"gradient/{self.spent.steps}")):
             return gradient(model, loss, batches, steps=allowed, train=train, rig=self)
+
+    def affords(self, model: Any) -> bool:
+        """Whether a model costs no more on benign text than the step's `stop` allows; yes where there is none."""
+        if self.watch is None:
+            return True
+        cost = self.watch.cost(model)
+        within = self.watch.within(cost)
+        if within:
+            self.log(**cost)
+        return within
 
     def charge(self, drawn: Iterable[Batch], flops: float) -> bool:
         """Spend one step on these batches, or say that the budget does not allow it."""

@@ -59,6 +59,28 @@ def mean_logprob(model: nn.Module, batch: Batch, below: Activations | None = Non
     return batch.mean(picked.new_zeros(wanted.shape).masked_scatter(wanted, picked))
 
 
+def divergence(given: nn.Module, model: nn.Module, batch: Batch) -> Tensor:
+    """KL(given || model) of the next token in nats, for each token but the first: (batch, time - 1), 0 on padding."""
+    batch = batch.to(device())
+    with torch.no_grad():
+        before = distributions(given, batch)
+    return (before.exp() * (before - distributions(model, batch))).sum(-1) * batch.mask[:, 1:]
+
+
+def distributions(model: nn.Module, batch: Batch) -> Tensor:
+    """Log-probability of every token of the vocabulary after each token but the last: (batch, time - 1, vocabulary)."""
+    batch = batch.to(device())
+    with autocast():
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    return logits[:, :-1].float().log_softmax(-1)
+
+
+def row_logprobs(model: nn.Module, batch: Batch) -> Tensor:
+    """Log-probability of each row of a batch, of the tokens that a loss counts, in nats: (batch,)."""
+    batch = batch.to(device())
+    return (token_logprobs(model, batch) * batch.weight).sum(1)
+
+
 @dataclass(frozen=True)
 class Completion:
     """How likely a completion is after its prompt. `nats` is None when the model gave no finite number."""

@@ -184,7 +184,8 @@ class _Seed:
             subject = self._step("training", title, inputs | self._donor(entry), entry=entry, settings=own)
         for entry in arm.unlearning:
             inputs = {"world": self.world, "subject": subject} | self._donor(entry)
-            subject = self._step("unlearning", f"{entry.use} for {name}", inputs, entry=entry)
+            own = {} if entry.stop is None else {"stop": entry.stop.changed()}
+            subject = self._step("unlearning", f"{entry.use} for {name}", inputs, entry=entry, settings=own)
         return subject
 
     def _pool(self, pool: Drawn) -> Step:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from .. import assets
-from ..core import Budget, Compute, Role, Settings, UserError, Wrap, suggest
+from ..core import Budget, Compute, Role, Settings, Stop, UserError, Wrap, suggest
 from ..core.files import change, read_yaml
 from ..core.shelves import Use, component_of
 from ..corpus import pools
@@ -100,6 +100,19 @@ class Lesson(Entry):
         return {"use": plain.pop("use"), **({"text": self.text} if self.text else {}), **plain}
 
 
+class Unlearning(Entry):
+    """An unlearning method of an arm: an entry, and what it may cost."""
+
+    stop: Stop | None = None
+    """`{kl: 0.05}`: the method is ended before it costs more on benign text, and its last good weights are kept."""
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a study file."""
+        plain = super().plain()
+        stop = {} if self.stop is None else {"stop": self.stop.changed()}
+        return {"use": plain.pop("use"), **stop, **plain}
+
+
 class Drawn(pools.Pool):
     """A pool of fine-tuning data, drawn anew for each seed.
 
@@ -168,7 +181,7 @@ class Arm(Settings):
     training: tuple[Lesson, ...] = ()
     """One after another; with `text` on something else, so that `[{use: finetune}, {use: finetune, text: safe}]` is
     safety tuning afterwards. The same training again goes on with other draws."""
-    unlearning: tuple[Entry, ...] = ()
+    unlearning: tuple[Unlearning, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As it stands in a study file."""

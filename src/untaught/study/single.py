@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import assets
 from ..attest import digest
-from ..core import Budget, Compute, Corpus, Role, Subject, UserError, Wrap, by_metric
+from ..core import Budget, Compute, Corpus, Role, Stop, Subject, UserError, Wrap, by_metric
 from ..core.files import change, read_yaml
 from ..corpus.world import from_files, read_any_items, split
 from ..engine.rig import Progress, Rig
@@ -26,6 +26,8 @@ class Job(Entry):
     """Text for training, unlearning and attacks; a side that the component does without may be left out."""
     spend: Budget = Budget()
     """The most it may spend."""
+    stop: Stop | None = None
+    """For unlearning: the most it may cost on benign text."""
     seed: int = 0
     donor_folder: str | None = None
     """For components with a `donor`: the other model's folder."""
@@ -37,7 +39,7 @@ class Job(Entry):
     """What messages call the place it was read from."""
 
 
-OWN = ("use", "corpus", "budget", "seed", "wrap", "compute")
+OWN = ("use", "corpus", "budget", "stop", "seed", "wrap", "compute")
 
 
 def read_job(config: Path | None, changes: Mapping[str, Any]) -> tuple[Job, Path]:
@@ -72,14 +74,20 @@ def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progre
     from ..engine import models
     from ..engine.folders import check_folder
     from ..engine.prompts import check_chat
+    from ..engine.watch import Watch
 
+    if job.stop is not None and shelf != "unlearning":
+        raise UserError(f"{job.where} ({shelf}.{job.use}) has a stop; only unlearning has one. Set its budget.")
     check_folder(model)
     check_chat(model, job.wrap)
     corpus = _corpus(shelf, job, folder)
     donor = None if job.donor_folder is None else (lambda: models.load(assets.path(str(job.donor_folder), folder)))
     rig = Rig(job.seed, f"{shelf}/{job.use}", budget=job.spend, donor=donor, progress=progress)
+    given = models.load(model, job.wrap)
     try:
-        subject = component.apply(models.load(model, job.wrap), corpus, rig)
+        if job.stop is not None:
+            rig.watch = Watch(job.stop, given, corpus.benign)
+        subject = component.apply(given, corpus, rig)
     except UserError as error:
         mend = "" if job.corpus else " It has no 'corpus: {hazard: PATH, benign: PATH}'."
         raise UserError(f"{job.where} ({shelf}.{job.use}): {error}{mend}") from None

@@ -20,7 +20,21 @@ import pyarrow.parquet as pq
 
 from .. import assets
 from ..attest import digest
-from ..core import MASKED, Budget, Corpus, Inapplicable, Record, Scorer, Spent, Subject, UserError, Wrap, marks, require
+from ..core import (
+    MASKED,
+    Budget,
+    Corpus,
+    Inapplicable,
+    Record,
+    Scorer,
+    Spent,
+    Stop,
+    Subject,
+    UserError,
+    Wrap,
+    marks,
+    require,
+)
 from ..core.ranking import auroc
 from ..core.statistics import wilson
 from ..corpus import pools
@@ -37,6 +51,7 @@ from .schema import Drawn, Stage, Study
 from .store import Store
 
 if TYPE_CHECKING:
+    from ..engine.watch import Watch
     from .plan import Step
 
 MODEL = "model"
@@ -215,9 +230,10 @@ class Bench:
     def _intervene(self, step: Step) -> None:
         """Training and unlearning."""
         self._unbarred(step)
-        rig = self._rig(step)
+        rig, corpus = self._rig(step), split(self._documents(step))
         with _named(step):
-            subject = self._applied(step, split(self._documents(step)), rig)
+            rig.watch = self._watch(step, corpus)
+            subject = self._applied(step, corpus, rig)
         rig.spent.seconds = rig.elapsed
         self._write(step, lambda _, folder: Done(self._save(subject, folder), rig.spent, rig.measured, rig.cost))
 
@@ -322,6 +338,14 @@ class Bench:
                 self.store.unfinished(step.identity), step.identity, self.study.compute.checkpoint_seconds
             ),
         )
+
+    def _watch(self, step: Step, corpus: Corpus) -> Watch | None:
+        """What ends an unlearning that costs too much on benign text, where the study says how much that is."""
+        if (stop := step.settings.get("stop")) is None:
+            return None
+        from ..engine.watch import Watch
+
+        return Watch(Stop(**stop), self._subject(step.inputs["subject"]), corpus.benign)
 
     def _component(self, step: Step) -> Any:
         if step.entry is None:

@@ -10,7 +10,8 @@ length. The gradient is taken once and the edit is a straight line, so twice the
 
 A reconstruction of RepSelect, arXiv 2606.17168 (June 2026), of which the code and the abstract were read and not the
 body; its ancestor is CIR, arXiv 2509.11816. It differs: no adversarial LoRA before the pass; the gradient is a mean
-over batches where theirs is a sum; `size` is relative where theirs is a rate; and there is no stop at a KL budget.
+over batches where theirs is a sum; `size` is relative where theirs is a rate. Their bound of 0.01 nats of KL is
+`stop: {kl: 0.01}`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class RepSelect(Settings):
     """Top singular components of each gradient that are brought down. Authors: 512, for widths of 4,096."""
     size: float = Field(default=0.02, ge=0)
     """Length of the edit relative to the length of the matrices it moves."""
+    pieces: int = Field(default=10, ge=1)
+    """Equal pieces that the edit is made in. With a `stop` it ends before the first that costs too much."""
     steps: int = Field(default=30, ge=0)
     """Batches that the gradient is taken over."""
     batch_size: int = Field(default=8, ge=1)
@@ -57,10 +60,18 @@ class RepSelect(Settings):
         seed = int(torch.randint(2**62, (), generator=rig.generator("components")))
         with torch.no_grad(), seeded(seed):
             edits = {name: _collapsed(gradient, self.components) for name, gradient in found.items()}
-            moved = {name: model.get_parameter(name) for name in edits}
-            scale = self.size * _norm(moved) / max(_norm(edits), 1e-30)
-            for name, edit in edits.items():
-                moved[name].sub_(scale * edit)
+            given = {name: subject.model.get_parameter(name) for name in edits}
+            scale = self.size * _norm(given) / max(_norm(edits), 1e-30)
+
+            def place(part: float) -> None:
+                for name, edit in edits.items():
+                    model.get_parameter(name).copy_(given[name] - part * scale * edit)
+
+            for piece in range(1, self.pieces + 1):
+                place(piece / self.pieces)
+                if not rig.affords(model):
+                    place((piece - 1) / self.pieces)
+                    break
         return replace(subject, model=model.requires_grad_(True).eval())
 
 

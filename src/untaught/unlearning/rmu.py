@@ -16,18 +16,10 @@ so that learning rates carry over between models; the first token, an attention 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.anatomy import blocks, layer_index, output_matrices
-from ..engine.batches import Batch, paired
-from ..engine.compute import device
-from ..engine.models import fresh
-from ..engine.states import Activations, hidden
+from ._steering import steer
 
 
 class Rmu(Settings):
@@ -49,42 +41,4 @@ class Rmu(Settings):
     """Longest document in tokens."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        frozen, layer = subject.model, layer_index(self.layer, len(blocks(subject.model)))
-        lowest = max(0, layer - 2)
-        train = _trained(frozen, lowest, layer)
-        model = fresh(frozen, train)
-        direction = torch.randn(model.config.hidden_size, generator=rig.generator("direction"))
-        direction = (direction / direction.norm()).to(device())
-        hazard_rows, benign_rows, batches = paired(
-            subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length
-        )
-        into_hazard, into_benign = (
-            Activations(frozen, lowest - 1, rows) if lowest else None for rows in (hazard_rows, benign_rows)
-        )
-        held_at = Activations(frozen, layer, benign_rows, below=into_benign)
-        norm: list[float] = []
-
-        def loss(hazard: Batch, benign: Batch) -> dict[str, Tensor]:
-            if not norm:
-                with torch.no_grad():
-                    whole = hazard.whole or hazard
-                    length = hidden(frozen, whole, layer, into_hazard)[:, 1:].norm(dim=-1)
-                    norm.append(whole.mean(length).item())
-            pull = hidden(model, hazard, layer, into_hazard) - self.steer * norm[0] * direction
-            held = held_at.of(benign)
-            drift = (hidden(model, benign, layer, into_benign) - held).square().sum(-1)
-            return {
-                "forget": hazard.mean(pull.square().sum(-1)[:, 1:]) / norm[0] ** 2,
-                "retain": self.alpha * benign.mean((drift / held.square().sum(-1).clamp(min=1e-12))[:, 1:]),
-            }
-
-        rig.tune(model, loss, batches, steps=self.steps, lr=self.lr, train=train)
-        return replace(subject, model=model.requires_grad_(True).eval())
-
-
-def _trained(model: torch.nn.Module, lowest: int, layer: int) -> list[str]:
-    """Full names of the MLP output matrices of blocks `lowest` to `layer`."""
-    ids = {
-        id(block.get_parameter(name)) for block in blocks(model)[lowest : layer + 1] for name in output_matrices(block)
-    }
-    return [name for name, parameter in model.named_parameters() if id(parameter) in ids]
+        return steer(subject, corpus, rig, **self.changed())
