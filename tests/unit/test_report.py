@@ -23,9 +23,10 @@ from rich.console import Console
 
 from untaught.core import UserError
 from untaught.core.statistics import student_t95, wilson
-from untaught.report import account, read, redraw, summary
+from untaught.report import account, figures, frontier, read, redraw, summary
 from untaught.report.drawing import spread
 from untaught.report.naming import attacks, tell_apart
+from untaught.report.page import render
 from untaught.report.pooling import grid, pool
 from untaught.report.reading import Row
 from untaught.report.tables import difference, filtering
@@ -426,3 +427,60 @@ def test_counts_read_as_they_are_said():
 
 def test_the_default_rows_hold_every_attack():
     assert {line["attack"] for line in default_rows((0,))} >= {None, "relearn", "quantise", "interpolate"}
+
+
+# -- the frontier ----------------------------------------------------------------------------------------------------
+
+
+def frontier_rows():
+    """Arm to hazard before and after, benign: `wide` is beaten by `deep`, which costs less and stays lower."""
+    table = {"untouched": (0.95, 0.95, 0.9), "filtered": (0.25, 0.27, 0.9), "cheap": (0.3, 0.8, 0.88),
+             "deep": (0.28, 0.5, 0.8), "wide": (0.28, 0.6, 0.7)}  # fmt: skip
+    rows = []
+    for arm, (before, after, benign) in table.items():
+        rows.append(row(arm, before))
+        rows.append(row(arm, benign, items="benign"))
+        rows.append(row(arm, benign - 0.1, items="neighbour"))
+        rows.append(row(arm, after, attack="relearn", settings=RELEARN, steps=20))
+    return rows
+
+
+def the_frontier(tmp_path, rows, unlearned):
+    told = story(tmp_path, rows, unlearned=unlearned)
+    return frontier.frontier(told, figures.styles(told), figures.BROAD, figures.PHONE), told
+
+
+def test_the_frontier_is_of_unlearned_arms_that_no_other_beats(tmp_path):
+    found, told = the_frontier(tmp_path, frontier_rows(), ["cheap", "deep", "wide"])
+    points = {point.arm: point for point in found.points}
+    assert {arm for arm, point in points.items() if point.on_it} == {"cheap", "deep"}
+    assert points["deep"].cost == pytest.approx(0.1)
+    assert points["deep"].worst.value == pytest.approx(0.5)
+    assert frontier.price(points["untouched"], found.benign) == "0 points"
+    assert frontier.price(points["deep"], found.benign).startswith("10 points (")
+    assert frontier.price(points["filtered"], found.benign).startswith("0 points (\u2212")
+    drawn = render(told)
+    assert 'id="frontier"' in drawn
+    assert "80%" in drawn.split('id="frontier"')[1].split("</section>")[0]
+
+
+def test_fewer_than_two_unlearned_arms_are_no_frontier(tmp_path):
+    found, told = the_frontier(tmp_path, frontier_rows(), ["cheap"])
+    assert found is None
+    assert 'id="frontier"' not in render(told)
+
+
+def test_an_arm_without_a_value_is_named_and_not_drawn(tmp_path):
+    rows = [row(line["arm"], None, items="benign") if (line["arm"], line["items"]) == ("wide", "benign") else line
+            for line in frontier_rows()]  # fmt: skip
+    found, _ = the_frontier(tmp_path, rows, ["cheap", "deep", "wide"])
+    assert found.left_out == ("wide",)
+    assert "wide" not in {point.arm for point in found.points}
+
+
+def test_an_arm_that_starts_from_an_unlearned_one_was_unlearned(tmp_path):
+    folder = write_run(tmp_path / "run", frontier_rows(), unlearned=["cheap"])
+    study = json.loads((folder / "study.yaml").read_text(encoding="utf-8"))
+    study["arms"]["deep"] = {"from": "cheap", "training": [{"use": "finetune"}]}
+    (folder / "study.yaml").write_text(json.dumps(study), encoding="utf-8")
+    assert frontier._unlearned(read(folder)) == {"cheap", "deep"}

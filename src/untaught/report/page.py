@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from . import effects, figures, tables, words
+from . import effects, figures, frontier, tables, words
 from .naming import attacks, key
 from .pooling import Measure
 from .reading import Row, Run, read
@@ -52,13 +52,13 @@ def put(page: str, target: Path) -> Path:
 
 def render(story: Account) -> str:
     """The page as text."""
-    known = story.measure is not None
+    known, style = story.measure is not None, figures.styles(story)
     return template("page.html.j2").render(
         story=story,
         run=story.run,
         words=words,
         spot=tables.spot,
-        style=figures.styles(story),
+        style=style,
         headline=headline(story) if known else "This study has no hazard evaluation, so nothing is said of hazard.",
         sentences=[(s.arm, sentence(s, story.measure)) for s in story.standings] if story.measure else [],
         baseline=baseline(story),
@@ -66,6 +66,8 @@ def render(story: Account) -> str:
         surgery=figures.surgery(story) if known else [],
         before_and_after=figures.before_and_after(story) if known else None,
         open_book=figures.open_book(story),
+        frontier=frontier.frontier(story, style, figures.BROAD, figures.PHONE),
+        price=frontier.price,
         compared=effects.comparisons(story),
         agreements=effects.agreements(story.run),
         effects=effects,
