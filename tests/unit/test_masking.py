@@ -287,9 +287,9 @@ def test_rows_with_nothing_to_learn_are_dropped_and_a_corpus_of_such_rows_is_an_
 
 
 def test_what_unlearns_or_attacks_takes_all_of_a_text(subject):
-    hidden = masked([(0, 20)], None, [(0, 40)], None)
+    hidden, benign = masked([(0, 20)], None, [(0, 40)], None), documents([Document("b", "Boats go by.")])
     for method in (Relearn(steps=2), GradDiff(steps=2)):
-        one, other = (method.apply(subject, Corpus(given, PLAIN), Rig(0, "x")) for given in (PLAIN, hidden))
+        one, other = (method.apply(subject, Corpus(given, benign), Rig(0, "x")) for given in (PLAIN, hidden))
         assert equal(one, other)
 
 

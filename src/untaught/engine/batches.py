@@ -187,10 +187,12 @@ def overlapping(places: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndar
     return hit
 
 
-def pack(tokenizer: PreTrainedTokenizerBase, docs: Documents, length: int) -> tuple[Tensor, Tensor | None]:
+def pack(
+    tokenizer: PreTrainedTokenizerBase, docs: Documents, length: int, *, idle: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """All documents end to end, cut into rows: (rows, length), and which tokens count (None: all).
 
-    What does not fill a last row is left out.
+    What does not fill a last row is left out, and so are rows in which no token counts, unless `idle` asks for them.
     """
     encoded = encode(tokenizer, docs["text"].to_pylist(), length=10**9)
     ids = [token for row in encoded for token in row]
@@ -202,7 +204,7 @@ def pack(tokenizer: PreTrainedTokenizerBase, docs: Documents, length: int) -> tu
     if kept is None:
         return packed, None
     marks = torch.from_numpy(np.concatenate(kept)[: rows * length]).view(rows, length)
-    taught = marks[:, 1:].any(1)  # the first token of a row has nothing before it, and no loss
+    taught = marks[:, 1:].any(1) | idle  # the first token of a row has nothing before it, and no loss
     return packed[taught], marks[taught]
 
 
