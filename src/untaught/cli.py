@@ -274,6 +274,9 @@ def _intervene(
     else:
         spent = made["spent"]
         _print(f"{made['model']}: weights {made['weights'][:16]}, {spent['steps']} steps, {spent['tokens']} tokens")
+        if (good := made["measured"].get("good_step")) is not None:
+            kl = made["measured"]["benign_kl"]
+            _say(f"stop: the weights after step {good:.0f} were kept, {kl:.3g} nats of KL a token away on benign text.")
         if peak := made["cost"].get("memory_peak"):
             before, expected = (made["cost"].get(f"memory_{when}", 0.0) for when in ("before", "expected"))
             _say(

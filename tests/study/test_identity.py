@@ -37,6 +37,7 @@ def test_what_all_stands_on_changes_every_identity(file, changes):
 
 def test_a_method_changes_its_arm_only(file):
     assert moved(file, arms__rmu__unlearning__0__lr=0.5) == about(file, "rmu")
+    assert moved(file, arms__rmu__unlearning__0__stop={"kl": 0.5}) == about(file, "rmu")
 
 
 def test_a_filter_changes_what_was_trained_on_its_text_only(file):

@@ -105,6 +105,14 @@ def test_a_change_that_goes_nowhere_is_refused(tmp_path, path, words):
             "study.yaml, arms.rmu.unlearning.0 (unlearning.rmu) has a budget; only attacks have one. Set its 'steps'.",
         ),
         (
+            {"arms__rmu__unlearning__0__stop": {"kl": 0.1, "evry": 3}},
+            "study.yaml.arms.rmu.unlearning.0.stop has no setting 'evry'. Did you mean 'every'?",
+        ),
+        (
+            {"arms__rmu__unlearning__0__stop": {"every": 3}},
+            "study.yaml, arms.rmu.unlearning.0.stop: names no bound: give 'kl' or 'loss'.",
+        ),
+        (
             {"attacks__0__use": "relern"},
             "study.yaml, attacks.0: there is no component 'relern' on the shelf attacks. Did you mean 'relearn'?",
         ),

@@ -280,6 +280,19 @@ def test_unlearn_writes_a_model_folder_and_leaves_the_other_alone(desk, job, lib
     assert again["weights"] == said["weights"] != other["weights"]
 
 
+def test_unlearn_ends_where_it_costs_more_than_it_may(desk, job, library, tmp_path):
+    more = ["--set", "steps=30", "--set", "lr=0.1"]
+    free = json.loads(desk("unlearn", library / "base", "--config", job, "--out", "free", *more, "--json").out)
+    more += ["--set", "stop.kl=1e-4", "--set", "stop.every=1"]
+    said = json.loads(desk("unlearn", library / "base", "--config", job, "--out", "ended", *more, "--json").out)
+    assert said["spent"]["steps"] < free["spent"]["steps"] == 30
+    assert said["measured"]["good_step"] < said["spent"]["steps"]
+    assert said["measured"]["benign_kl"] <= 1e-4
+    answer = desk("attack", library / "base", "--set", "use=quantise", "--set", "stop.kl=0.1")
+    assert answer.code == 2
+    assert "has a stop; only unlearning has one" in answer.err
+
+
 def test_attack_keeps_to_its_budget_and_needs_no_text_it_does_not_read(desk, job, library, tmp_path):
     settings = ["--set", "use=relearn", "--set", "steps=9", "--set", "budget.steps=2"]
     put(tmp_path / "jobs" / "hazard_only.yaml", {"corpus": {"hazard": "hazard.jsonl"}})

@@ -102,6 +102,7 @@ def test_a_bound_that_nothing_meets_leaves_the_model_as_it_was(subject, use):
     rig = watched(subject, kl=0.0, every=1)
     result = made(use, **({"size": 0.5} if use == "rep_select" else {"lr": 0.1} if use != "mudman" else {}))
     assert equal(state(result.apply(subject, CORPUS, rig).model), state(subject.model))
+    assert rig.measured.get("good_step", 0) == 0
 
 
 @pytest.mark.parametrize("use", METHODS)

@@ -235,8 +235,11 @@ class _Guard:
         self._started = True
         """Whether it has been within bounds: what begins outside of them, as after noise, is not ended for that."""
         if self.watch is not None:
+            cost = self.watch.cost(model)
             self.watch.begin(moving)
-            self._started = self.watch.within(self.watch.cost(model))
+            self._started = self.watch.within(cost)
+            if self._started:
+                rig.log(**cost, good_step=float(rig.spent.steps))
 
     def lost(self, values: dict[str, float], step: int) -> bool:
         """Whether a term is no number, and good weights were put back. Without a watch that is an error."""
@@ -266,7 +269,7 @@ class _Guard:
         assert self.watch is not None
         self._looked = self._step
         self._started = self._started or self.watch.within(self.watch.cost(self.model))
-        self._over = self._started and self.watch.ends(self.model, self.moving, self.rig, self._step)
+        self._over = self._started and self.watch.ends(self.model, self.moving, self.rig)
         return self._over
 
 

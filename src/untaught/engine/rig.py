@@ -114,6 +114,8 @@ class Rig:
         from .compute import seeded
         from .loop import Descent, descend
 
+        if self.watch is not None and self.watch.over:
+            return
         bound = self.budget.steps
         allowed = steps if bound is None else min(steps, bound - self.spent.steps)
         purpose = f"tune/{self.spent.steps}" + (f"/{parallel.rank()}" if parallel.rank() else "")

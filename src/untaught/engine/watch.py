@@ -39,6 +39,8 @@ class Watch:
         rows = Rows(given.tokenizer, chosen, stop.length)
         self.stop, self.given = stop, given.model
         self._batches = [rows.batch(range(first, min(first + AT_ONCE, count))) for first in range(0, count, AT_ONCE)]
+        self.over = False
+        """A method was ended: whatever it would still do is not done."""
         self._good: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -69,18 +71,19 @@ class Watch:
         """Take weights as good: those that a method starts from, or that it goes on from."""
         self._good = {name: weight.detach().clone() for name, weight in moving.items()}
 
-    def ends(self, model: Any, moving: Mapping[str, Tensor], rig: Rig, step: int) -> bool:
+    def ends(self, model: Any, moving: Mapping[str, Tensor], rig: Rig) -> bool:
         """Whether a method has to end after a step. If so its last good weights are put back; if not these are kept."""
         cost = self.cost(model)
         if not self.within(cost):
             self.undo(moving)
             return True
         self.begin(moving)
-        rig.log(**cost, good_step=float(step))
+        rig.log(**cost, good_step=float(rig.spent.steps))
         return False
 
     @torch.no_grad()
     def undo(self, moving: Mapping[str, Tensor]) -> None:
-        """Put back what was good."""
+        """Put back what was good, for good."""
+        self.over = True
         for name, weight in moving.items():
             weight.copy_(self._good[name])
