@@ -37,8 +37,9 @@ from untaught.core import Budget, Compute, Corpus, Subject
 from untaught.corpus.world import split
 from untaught.corpus.writing import write_atomically
 from untaught.engine.anatomy import blocks
-from untaught.engine.batches import Batch, paired
+from untaught.engine.batches import Batch
 from untaught.engine.compute import begin
+from untaught.engine.examples import paired
 from untaught.engine.rig import Rig
 from untaught.lab.compounds import Compounds
 from untaught.lab.start import StartingModel
@@ -93,7 +94,7 @@ def plain(subject: Subject, corpus: Corpus, steps: int) -> list[tuple[float, dic
     optimiser = torch.optim.AdamW(trained, lr=METHOD.lr, weight_decay=0.0, betas=(0.9, 0.95))
     direction = torch.randn(model.config.hidden_size, generator=rig.generator("direction"))
     direction /= direction.norm()
-    _, _, batches = paired(subject.tokenizer, corpus, rig, size=METHOD.batch_size, length=METHOD.length)
+    _, _, batches = paired(subject, corpus, rig, size=METHOD.batch_size, length=METHOD.length)
     norm, trail = None, []
     for _, (hazard, benign) in zip(range(steps), batches, strict=False):
         with torch.no_grad():

@@ -3,12 +3,13 @@
 import copy
 import math
 
+import pyarrow as pa
 import pytest
 import torch
 
-from untaught.core import Compute, Corpus, Document, Stop, UserError, documents
+from untaught.core import MESSAGES, Compute, Corpus, Document, Stop, UserError, documents
 from untaught.core.shelves import find, names
-from untaught.engine import anatomy, batches, compute, inner, scoring
+from untaught.engine import anatomy, batches, compute, examples, inner, scoring
 from untaught.engine.checkpoints import Checkpoints
 from untaught.engine.probes import Probes
 from untaught.engine.rig import Rig
@@ -322,3 +323,21 @@ def test_masking_lets_through_what_benign_text_agrees_with(subject):
         steps = [(now - old).detach() for now, old in zip(after, weights, strict=True)]
         against = sum(float((step * slope).clamp(min=0).sum()) for step, slope in zip(steps, slopes, strict=True))
         assert (against < 1e-7) is masked
+
+
+def test_of_a_conversation_the_answer_alone_counts(subject):
+    """What is said before it is no part of a loss: other answers to the same prompts leave the prompts as likely."""
+
+    def told(answer):
+        turns = [[{"role": "user", "content": text}, {"role": "assistant", "content": answer}] for text in TEXTS]
+        table = documents(Document(f"{answer}{i}", f"{text} {answer}") for i, text in enumerate(TEXTS))
+        return table.append_column("messages", pa.array(turns, MESSAGES))
+
+    hazard, benign, drawn = examples.paired(
+        subject, Corpus(told("oran"), told("umbel")), Rig(0, "x"), size=4, length=64
+    )
+    batch, _ = next(drawn)
+    assert (len(hazard.ids), len(benign.ids)) == (len(TEXTS), len(TEXTS))
+    for row, counts in zip(batch.ids, batch.weight, strict=True):
+        said = subject.tokenizer.decode(row[1:][counts > 0])
+        assert said.replace(subject.tokenizer.eos_token, "").strip() == "oran"

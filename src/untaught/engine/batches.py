@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..core import Corpus, Documents, Rig, UserError
+from ..core import Documents, UserError
 
 
 @dataclass(frozen=True)
@@ -227,22 +227,6 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _padded(marks: Sequence[np.ndarray]) -> Tensor:
     """Marks of different lengths as one tensor; padding is not counted."""
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in marks], batch_first=True)
-
-
-def paired(
-    tokenizer: PreTrainedTokenizerBase, corpus: Corpus, rig: Rig, *, size: int, length: int
-) -> tuple[Rows, Rows, Iterator[tuple[Batch, Batch]]]:
-    """The hazard and the benign rows, and a batch of each for every step, for ever: what unlearning stands on."""
-    corpus.need("hazard", "benign")
-    if set(corpus.hazard["text"].to_pylist()) == set(corpus.benign["text"].to_pylist()):
-        raise UserError(
-            "hazard and benign text are the same, so there is nothing to tell apart. Give other benign text."
-        )
-    hazard, benign = (Rows(tokenizer, docs, length) for docs in (corpus.hazard, corpus.benign))
-    streams = (
-        rows.stream(size=size, generator=rig.generator(side)) for side, rows in (("hazard", hazard), ("benign", benign))
-    )
-    return hazard, benign, zip(*streams, strict=False)
 
 
 def packed_stream(

@@ -13,14 +13,14 @@ An example that cannot be read so has a cause in its place, which holds nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..core import Documents, Subject, UserError
-from .batches import overlapping
+from ..core import Corpus, Documents, Rig, Subject, UserError
+from .batches import Batch, Rows, overlapping
 from .prompts import rendered
 
 ASSISTANT = "assistant"
@@ -156,3 +156,33 @@ def _fitted(example: Example, length: int | None, most: int | None) -> Example |
     length = min(length, most) if most else length
     cut = Example(example.ids[:length], example.answer[:length])
     return cut if cut.answer.any() else f"no answer among the first {length} tokens"
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def rows(subject: Subject, docs: Documents, length: int, *, masks: bool = False) -> Rows:
+    """Documents as rows: texts as they are, examples as conversations of which the answers count.
+
+    Examples without an answer are left out. `masks` is as in `Rows`.
+    """
+    if "messages" not in docs.column_names or docs["messages"].null_count == docs.num_rows:
+        return Rows(subject.tokenizer, docs, length, masks=masks)
+    found = [one for one in read(subject, docs, length) if not isinstance(one, str)]
+    return Rows.of_ids(subject.tokenizer, [one.ids for one in found], [one.learned for one in found])
+
+
+def paired(
+    subject: Subject, corpus: Corpus, rig: Rig, *, size: int, length: int
+) -> tuple[Rows, Rows, Iterator[tuple[Batch, Batch]]]:
+    """The hazard and the benign rows, and a batch of each for every step, for ever: what unlearning stands on."""
+    corpus.need("hazard", "benign")
+    if set(corpus.hazard["text"].to_pylist()) == set(corpus.benign["text"].to_pylist()):
+        raise UserError(
+            "hazard and benign text are the same, so there is nothing to tell apart. Give other benign text."
+        )
+    hazard, benign = (rows(subject, docs, length) for docs in (corpus.hazard, corpus.benign))
+    streams = (
+        own.stream(size=size, generator=rig.generator(side)) for side, own in (("hazard", hazard), ("benign", benign))
+    )
+    return hazard, benign, zip(*streams, strict=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core import Documents, Rig, Subject
 from . import examples
 from .anatomy import blocks, layer_index
-from .batches import Batch, Rows
+from .batches import Batch
 from .models import fresh, settled, with_lora
 from .scoring import mean_logprob
 from .states import Activations
@@ -35,7 +35,7 @@ def tune_on_text(  # noqa: PLR0913  the settings that three components share
     examples (documents with `messages`) the answers alone are learned; those without one are left out. `how` is passed
     to the rig's loop: `steps`, `lr` and the rest.
     """
-    rows = _rows(subject, docs, length, masks=masks)
+    rows = examples.rows(subject, docs, length, masks=masks)
     first = 0 if lowest is None else layer_index(lowest, len(blocks(subject.model)))
     train = [] if lowest is None or rank is not None else _weights(subject.model, first)
     model: Any = fresh(subject.model, train if lowest is not None or rank is not None else None)
@@ -48,14 +48,6 @@ def tune_on_text(  # noqa: PLR0913  the settings that three components share
 
     rig.tune(model, loss, rows.stream(size=batch_size, generator=rig.generator("order")), train=train, **how)
     return replace(subject, model=settled(model).requires_grad_(True).eval())
-
-
-def _rows(subject: Subject, docs: Documents, length: int, *, masks: bool) -> Rows:
-    """Texts as they are; examples as conversations, of which the answers count."""
-    if "messages" not in docs.column_names or docs["messages"].null_count == docs.num_rows:
-        return Rows(subject.tokenizer, docs, length, masks=masks)
-    read = [one for one in examples.read(subject, docs, length) if not isinstance(one, str)]
-    return Rows.of_ids(subject.tokenizer, [one.ids for one in read], [one.learned for one in read])
 
 
 def _weights(model: nn.Module, first: int) -> list[str]:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..core import Documents, Stop, Subject, UserError
-from .batches import Rows
 from .compute import device
+from .examples import rows
 from .scoring import distributions
 
 if TYPE_CHECKING:
@@ -36,9 +36,11 @@ class Watch:
             raise UserError("'stop' looks at benign text, and there is none. Give some in 'corpus.benign'.")
         count = min(stop.documents, benign.num_rows)
         chosen = benign.take([index * benign.num_rows // count for index in range(count)])
-        rows = Rows(given.tokenizer, chosen, stop.length)
+        read = rows(given, chosen, stop.length)
         self.stop, self.given = stop, given.model
-        self._batches = [rows.batch(range(first, min(first + AT_ONCE, count))) for first in range(0, count, AT_ONCE)]
+        self._batches = [
+            read.batch(range(first, min(first + AT_ONCE, len(read.ids)))) for first in range(0, len(read.ids), AT_ONCE)
+        ]
         self.over = False
         """A method was ended: whatever it would still do is not done."""
         self._good: dict[str, Tensor] = {}

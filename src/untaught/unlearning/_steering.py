@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..core import Corpus, Rig, Subject
 from ..engine.anatomy import blocks, layer_index, output_matrices
-from ..engine.batches import Batch, paired
+from ..engine.batches import Batch
 from ..engine.compute import device
+from ..engine.examples import paired
 from ..engine.models import fresh
 from ..engine.states import Activations, hidden
 
@@ -36,7 +37,7 @@ class Steered:
         self.train = written(self.frozen, self.lowest, self.layer)
         self.moved = self.train if attacked == "written" else within(self.frozen, self.lowest, self.layer)
         self.model = fresh(self.frozen, {*self.train, *self.moved})
-        self.hazard_rows, benign_rows, self.batches = paired(subject.tokenizer, corpus, rig, size=size, length=length)
+        self.hazard_rows, benign_rows, self.batches = paired(subject, corpus, rig, size=size, length=length)
         self.into_hazard, self._into_benign = (
             Activations(self.frozen, self.lowest - 1, rows) if self.lowest else None
             for rows in (self.hazard_rows, benign_rows)

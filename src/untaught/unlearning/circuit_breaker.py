@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from ..core import Corpus, Rig, Settings, Subject
 from ..engine.anatomy import blocks, layer_index
-from ..engine.batches import Batch, paired
+from ..engine.batches import Batch
+from ..engine.examples import paired
 from ..engine.models import fresh, settled, with_lora
 from ..engine.states import hidden_of
 
@@ -50,7 +51,7 @@ class CircuitBreaker(Settings):
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         frozen, layers = subject.model, [layer_index(layer, len(blocks(subject.model))) for layer in self.layers]
         model = with_lora(fresh(frozen, ()), self.rank, rig.generator("adapters"))
-        _, _, batches = paired(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
+        _, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
 
         def states(batch: Batch) -> tuple[Tensor, Tensor]:
             with torch.no_grad():

@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.batches import Batch, paired
+from ..engine.batches import Batch
+from ..engine.examples import paired
 from ..engine.models import fresh
 from ..engine.scoring import mean_logprob
 
@@ -42,6 +43,6 @@ class GradDiff(Settings):
                 "retain": -self.alpha * mean_logprob(model, benign),
             }
 
-        _, _, batches = paired(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
+        _, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
         rig.tune(model, loss, batches, steps=self.steps, lr=self.lr)
         return replace(subject, model=model.eval())

@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.batches import Batch, paired
+from ..engine.batches import Batch
+from ..engine.examples import paired
 from ..engine.models import fresh
 from ..engine.scoring import divergence, mean_logprob
 
@@ -38,7 +39,7 @@ class KlRetain(Settings):
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         frozen, model = subject.model, fresh(subject.model)
-        _, _, batches = paired(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
+        _, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
 
         def loss(hazard: Batch, benign: Batch) -> dict[str, Tensor]:
             return {

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
 from ..engine.anatomy import blocks, mlp
-from ..engine.batches import Batch, paired
+from ..engine.batches import Batch
+from ..engine.examples import paired
 from ..engine.inner import attacked, term
 from ..engine.models import fresh
 from ..engine.scoring import mean_logprob
@@ -53,7 +54,7 @@ class Mudman(Settings):
         ids = {id(w) for block in blocks(subject.model) for w in mlp(block).parameters() if w.ndim > 1}
         train = [name for name, weight in subject.model.named_parameters() if id(weight) in ids]
         model = fresh(subject.model, train)
-        rows, _, batches = paired(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
+        rows, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
         attack = rows.stream(size=self.batch_size, generator=rig.generator("attack"))
 
         def loss(hazard: Batch, benign: Batch, *path: Batch) -> dict[str, Tensor]:

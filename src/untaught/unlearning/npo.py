@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.batches import Batch, paired
+from ..engine.batches import Batch
+from ..engine.examples import paired
 from ..engine.models import fresh
 from ..engine.scoring import mean_logprob, row_logprobs
 
@@ -42,7 +43,7 @@ class Npo(Settings):
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         frozen, model = subject.model, fresh(subject.model)
-        _, _, batches = paired(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
+        _, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
 
         def loss(hazard: Batch, benign: Batch) -> dict[str, Tensor]:
             with torch.no_grad():

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ..core import Corpus, Documents, Rig, Settings, Subject, UserError
 from ..engine.anatomy import blocks, layer_index
-from ..engine.batches import Batch, Rows, paired
+from ..engine.batches import Batch
+from ..engine.examples import paired, rows
 from ..engine.models import fresh, settled, with_lora
 from ..engine.probes import Probes, spread
 from ..engine.scoring import divergence
@@ -61,8 +62,8 @@ class ProbeDirections(Settings):
         corpus.need("hazard", "benign")
         frozen, layers = subject.model, sorted({layer_index(x, len(blocks(subject.model))) for x in self.layers})
         probed, taught = _halves(corpus, self.probed, rig)
-        hazard, benign = (Rows(subject.tokenizer, docs, self.length) for docs in (probed.hazard, probed.benign))
-        _, benign_rows, batches = paired(subject.tokenizer, taught, rig, size=self.batch_size, length=self.length)
+        hazard, benign = (rows(subject, docs, self.length) for docs in (probed.hazard, probed.benign))
+        _, benign_rows, batches = paired(subject, taught, rig, size=self.batch_size, length=self.length)
         variance = spread(frozen, benign_rows, layers)
         model = with_lora(fresh(frozen, ()), self.rank, rig.generator("adapters"))
 

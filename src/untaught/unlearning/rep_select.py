@@ -25,8 +25,9 @@ from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
 from ..engine.anatomy import blocks, mlp
-from ..engine.batches import Batch, Rows
+from ..engine.batches import Batch
 from ..engine.compute import seeded
+from ..engine.examples import rows
 from ..engine.models import fresh
 from ..engine.scoring import mean_logprob
 
@@ -50,12 +51,12 @@ class RepSelect(Settings):
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         train = _matrices(subject.model)
         model = fresh(subject.model, train)
-        rows = Rows(subject.tokenizer, corpus.need("hazard").hazard, self.length)
+        read = rows(subject, corpus.need("hazard").hazard, self.length)
 
         def loss(batch: Batch) -> dict[str, Tensor]:
             return {"forget": mean_logprob(model, batch)}
 
-        batches = rows.stream(size=self.batch_size, generator=rig.generator("hazard"))
+        batches = read.stream(size=self.batch_size, generator=rig.generator("hazard"))
         found = rig.gradient(model, loss, batches, steps=self.steps, train=train)
         seed = int(torch.randint(2**62, (), generator=rig.generator("components")))
         with torch.no_grad(), seeded(seed):

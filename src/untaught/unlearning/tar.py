@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
 from ..engine.anatomy import blocks, matrices
-from ..engine.batches import Batch, paired
+from ..engine.batches import Batch
+from ..engine.examples import paired
 from ..engine.inner import after_attack
 from ..engine.models import fresh
 from ..engine.scoring import distributions, mean_logprob
@@ -56,7 +57,7 @@ class Tar(Settings):
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         frozen, model = subject.model, fresh(subject.model)
         depth = range(len(blocks(frozen)))
-        rows, _, batches = paired(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
+        rows, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
         attack = rows.stream(size=self.batch_size, generator=rig.generator("attack"))
         inside = {id(weight) for _, weight in matrices(model)}
         moved = [name for name, weight in model.named_parameters() if id(weight) in inside]

@@ -22,8 +22,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.batches import Batch, paired
+from ..engine.batches import Batch
 from ..engine.compute import seeded
+from ..engine.examples import paired
 from ..engine.models import fresh
 from ..engine.scoring import divergence
 
@@ -48,7 +49,7 @@ class Undo(Settings):
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         given, model = subject.model, fresh(subject.model)
-        _, _, batches = paired(subject.tokenizer, corpus, rig, size=self.batch_size, length=self.length)
+        _, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
 
         def loss(*drawn: Batch) -> dict[str, Tensor]:
             apart = (batch.mean(divergence(given, model, batch)) for batch in drawn)
