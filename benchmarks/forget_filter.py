@@ -9,7 +9,8 @@ another kind comes to, and the control `generic` of the filter). AUROC of hazard
 answers to risky prompts (`safe`) and against ordinary examples (`benign`), after 5, 10, 20 and 40 of these steps; of
 what a model writes (ROUGE-1) after 20, with F1 by phi; and of plain perplexity before and after the pool was learned.
 
-Seeds that are not asked for stay in the file. No text is kept: forget_filter.json beside this script holds numbers.
+Seeds that are not asked for stay in the file. No text is kept: forget_filter.json beside this script holds numbers, of
+which `make docs` makes the tables of docs/how-filters-rank.md.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ KNOWN = 160
 NOISY, STOPS, WRITTEN, TOKENS = 40, (5, 10, 20, 40), 20, 48
 PHIS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 LENGTH = 256
-SIDES = ("all", "safe", "benign")
 
 
 class Looked(dict):
@@ -65,13 +65,12 @@ def main() -> None:
     folder = fetch("answers").folder
     docs = pa.concat_tables([pq.read_table(folder / f"{name}.parquet") for name in ("harmful", "safe", "benign")])
     subject = models.load(fetch("smollm2").folder, Wrap(chat=True))
-    kept = json.loads(KEPT.read_text())["seeds"] if KEPT.exists() else {}
     for seed in seeds:
-        kept[str(seed)] = run(subject, docs, seed)
+        found = run(subject, docs, seed)
+        kept = (json.loads(KEPT.read_text())["seeds"] if KEPT.exists() else {}) | {str(seed): found}
         whole = {"pool": POOL.changed(), "noisy_steps": NOISY, "known": KNOWN, "tokens": TOKENS}
         ordered = dict(sorted(kept.items(), key=lambda pair: int(pair[0])))
         write_atomically(KEPT, json.dumps(whole | {"seeds": ordered}, indent=1) + "\n")
-    print(markdown(kept))
 
 
 def run(subject: Subject, docs: Documents, seed: int) -> dict[str, Any]:
@@ -164,20 +163,6 @@ def by_phi(lost: np.ndarray, hazard: np.ndarray) -> dict[str, float]:
 
 def f1(dropped: np.ndarray, hazard: np.ndarray) -> float:
     return float(2 * (dropped & hazard).sum() / (dropped.sum() + hazard.sum()))
-
-
-def markdown(seeds: dict[str, Any]) -> str:
-    """Means over seeds, standard deviations in brackets where there are several."""
-    rows = [name for name, value in next(iter(seeds.values())).items() if isinstance(value, dict) and "all" in value]
-    lines = [f"| score | {' | '.join(SIDES)} |", "|---" * (len(SIDES) + 1) + "|"]
-    for name in rows:
-        values = np.array([[found[name][side] for side in SIDES] for found in seeds.values()])
-        spread = values.std(0, ddof=1) if len(values) > 1 else None
-        cells = [f"{m:.2f}" + ("" if spread is None else f" ({spread[i]:.2f})") for i, m in enumerate(values.mean(0))]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    sweep = [found[f"rouge, matched, {WRITTEN} steps"]["f1"] for found in seeds.values()]
-    told_ = ", ".join(f"{phi}: {np.mean([one[phi] for one in sweep]):.2f}" for phi in sweep[0])
-    return "\n".join([*lines, "", f"F1 by phi ({len(seeds)} seeds): {told_}"]) + "\n"
 
 
 if __name__ == "__main__":

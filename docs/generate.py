@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,10 @@ def main() -> None:
     ranking = json.loads(RANKING_NUMBERS.read_text(encoding="utf-8"))["rows"]
     for name, content in ranking_tables(ranking).items():
         fill(RANKING_PAGE, name, content)
+    if FORGETTING_NUMBERS.is_file():
+        forgotten = json.loads(FORGETTING_NUMBERS.read_text(encoding="utf-8"))["seeds"]
+        for name, content in forgetting_tables(list(forgotten.values())).items():
+            fill(RANKING_PAGE, name, content)
     if STUDY_NUMBERS.is_file():
         kept = json.loads(STUDY_NUMBERS.read_text(encoding="utf-8"))["fine-tuning-25"]
         for name, content in study_tables(kept).items():
@@ -337,6 +342,27 @@ def _shelved(name: str) -> str:
     return getattr(find("filters", "saft" if name.startswith("SAFT") else name), "supervision", "-")
 
 
+FORGETTING_SIDES = {"all": "all clean", "safe": "harmless answers to risky prompts", "benign": "ordinary examples"}
+
+
+def forgetting_tables(seeds: list[dict[str, Any]]) -> dict[str, str]:
+    """The tables of ForgetFilter on the page on ranking, by their names there. `seeds`: what each pool came to."""
+    scores = [name for name, value in seeds[0].items() if isinstance(value, dict) and "all" in value]
+    against = [[name, *(_over([seed[name][side] for seed in seeds]) for side in FORGETTING_SIDES)] for name in scores]
+    [published] = [name for name in scores if name.startswith("rouge")]
+    phis = list(seeds[0][published]["f1"])
+    by_phi = [[phi, _over([seed[published]["f1"][phi] for seed in seeds])] for phi in phis]
+    return {
+        "forgetting": ruled(["score", *FORGETTING_SIDES.values()], against),
+        "phi": ruled(["dropped: forgetting above", "F1"], by_phi),
+    }
+
+
+def _over(values: list[float]) -> str:
+    """Mean and standard deviation over pools."""
+    return spread([statistics.fmean(values), statistics.stdev(values)])
+
+
 def spread(found: list[float] | None) -> str:
     """A mean and a standard deviation."""
     return "-" if found is None else f"{found[0]:.2f} ± {found[1]:.2f}".replace("0.", ".")
@@ -430,10 +456,12 @@ def schema() -> dict[str, Any]:
                 own["properties"]["escalate"] = parts["Stage"]["properties"]["escalate"]
             if shelf == "training":
                 own["properties"]["text"] = parts["Lesson"]["properties"]["text"]
+            if shelf == "unlearning":
+                own["properties"]["stop"] = parts["Unlearning"]["properties"]["stop"]
             own["required"] = ["use"]
             options.append(own)
         parts[shelf] = {"anyOf": [*options, {"enum": names(shelf)}]}
-    del parts["Stage"], parts["Lesson"]
+    del parts["Stage"], parts["Lesson"], parts["Unlearning"]
     for part in ("filters", "training", "unlearning"):
         parts["Arm"]["properties"][part]["items"] = {"$ref": f"#/$defs/{part}"}
     for part in ("attacks", "evaluations"):

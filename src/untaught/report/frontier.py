@@ -10,7 +10,7 @@ trained are the ends that the methods are held against: what nothing was removed
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -186,8 +186,7 @@ def _draw(points: Sequence[Point], measure: Measure, benign: Measure, width: flo
     return canvas(width, height, "Cost against what the worst attack brought back", told, *shapes)
 
 
-def _mark(point: Point, x: float, y: object) -> list[Element]:
-    assert callable(y)
+def _mark(point: Point, x: float, y: Callable[[float], float]) -> list[Element]:
     bounds = [bound for bound in (point.worst.low, point.worst.high) if bound is not None]
     whisker = [line(x, y(bounds[0]), x, y(bounds[1]), "whisker")] if len(bounds) == 2 else []  # noqa: PLR2004
     return [*whisker, marker(point.style, x, y(_value(point)), 5.5 if point.on_it else 4.5)]
