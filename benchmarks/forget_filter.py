@@ -1,6 +1,6 @@
 """ForgetFilter on SmolLM2: how well what is forgotten tells harmful answers, by steps, by safe set, by measure.
 
-    python benchmarks/forget_filter.py [SEED ...]
+    python benchmarks/forget_filter.py [SEED ...] [--likelihood]      20 minutes a seed on one core
 
 A mixed pool of 160 examples for each seed, 30% of them hazard (`untaught.corpus.pools`, from the asset `answers`, both
 assets are fetched unless they are there). The model is tuned on it for 40 steps, and from there on 160 safe answers to
@@ -61,19 +61,20 @@ class Looked(dict):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="*", default=[0])
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--likelihood", action="store_true")
+    asked = parser.parse_args()
     folder = fetch("answers").folder
     docs = pa.concat_tables([pq.read_table(folder / f"{name}.parquet") for name in ("harmful", "safe", "benign")])
     subject = models.load(fetch("smollm2").folder, Wrap(chat=True))
-    for seed in seeds:
-        found = run(subject, docs, seed)
+    for seed in asked.seeds:
+        found = run(subject, docs, seed, writes=not asked.likelihood)
         kept = (json.loads(KEPT.read_text())["seeds"] if KEPT.exists() else {}) | {str(seed): found}
         whole = {"pool": POOL.changed(), "noisy_steps": NOISY, "known": KNOWN, "tokens": TOKENS}
         ordered = dict(sorted(kept.items(), key=lambda pair: int(pair[0])))
         write_atomically(KEPT, json.dumps(whole | {"seeds": ordered}, indent=1) + "\n")
 
 
-def run(subject: Subject, docs: Documents, seed: int) -> dict[str, Any]:
+def run(subject: Subject, docs: Documents, seed: int, *, writes: bool) -> dict[str, Any]:
     """All numbers of one pool."""
     rng, began = np.random.default_rng(seed), time.perf_counter()
     pool = draw(POOL, docs, rng)
@@ -84,7 +85,7 @@ def run(subject: Subject, docs: Documents, seed: int) -> dict[str, Any]:
 
     def look(stop: int, model: Any) -> Any:
         now = Subject(model, subject.tokenizer, subject.wrap)
-        said = recalled(now, texts) if stop == NOISY + WRITTEN else None
+        said = recalled(now, texts) if writes and stop == NOISY + WRITTEN else None
         print(f"seed {seed}: {stop} steps, {time.perf_counter() - began:.0f} s", flush=True)
         return likely(now, texts), said
 
@@ -113,10 +114,11 @@ def run(subject: Subject, docs: Documents, seed: int) -> dict[str, Any]:
         for t in STOPS:
             lost = before - rig.snapshots[NOISY + extra + t][0]
             found[f"likelihood, {name}, {t} steps"] = told(lost, hazard, kinds)
-    had = recalled(scorer.before, texts)
-    lost = had - rig.snapshots[NOISY + WRITTEN][1]
-    found[f"rouge, matched, {WRITTEN} steps"] = told(lost, hazard, kinds) | {"f1": by_phi(lost, hazard)}
-    found["rouge learned"] = means(had, kinds)
+    if writes:
+        had = recalled(scorer.before, texts)
+        lost = had - rig.snapshots[NOISY + WRITTEN][1]
+        found[f"rouge, matched, {WRITTEN} steps"] = told(lost, hazard, kinds) | {"f1": by_phi(lost, hazard)}
+        found["rouge learned"] = means(had, kinds)
     found["noted"] = {
         name: round(float(rig.measured[name]), 4) for name in ("slice_auroc", "control_auroc", "baseline_auroc")
     }
@@ -132,7 +134,7 @@ def some(rest: Documents, kind: str, rng: np.random.Generator) -> Documents:
 def likely(subject: Subject, docs: Documents) -> np.ndarray:
     """Log-probability of each answer per token."""
     found, causes = nats(subject, docs, LENGTH)
-    assert not any(causes), "an example of the pool cannot be measured"
+    assert not any(causes), f"an example of the pool cannot be measured: {next(filter(None, causes))}"
     return found
 
 

@@ -346,12 +346,21 @@ FORGETTING_SIDES = {"all": "all clean", "safe": "harmless answers to risky promp
 
 
 def forgetting_tables(seeds: list[dict[str, Any]]) -> dict[str, str]:
-    """The tables of ForgetFilter on the page on ranking, by their names there. `seeds`: what each pool came to."""
-    scores = [name for name, value in seeds[0].items() if isinstance(value, dict) and "all" in value]
-    against = [[name, *(_over([seed[name][side] for seed in seeds]) for side in FORGETTING_SIDES)] for name in scores]
+    """The tables of ForgetFilter on the page on ranking, by their names there. `seeds`: what each pool came to.
+
+    What a model writes is not measured on every pool: its rows say on how many.
+    """
+    scores = dict.fromkeys(
+        name for seed in seeds for name, value in seed.items() if isinstance(value, dict) and "all" in value
+    )
+    against = []
+    for name in sorted(scores, key=lambda name: name.startswith("rouge")):
+        told = [seed[name] for seed in seeds if name in seed]
+        named = name if len(told) == len(seeds) else f"{name} ({len(told)} pools)"
+        against.append([named, *(_over([one[side] for one in told]) for side in FORGETTING_SIDES)])
     [published] = [name for name in scores if name.startswith("rouge")]
-    phis = list(seeds[0][published]["f1"])
-    by_phi = [[phi, _over([seed[published]["f1"][phi] for seed in seeds])] for phi in phis]
+    curves = [seed[published]["f1"] for seed in seeds if published in seed]
+    by_phi = [[phi, _over([curve[phi] for curve in curves])] for phi in curves[0]]
     return {
         "forgetting": ruled(["score", *FORGETTING_SIDES.values()], against),
         "phi": ruled(["dropped: forgetting above", "F1"], by_phi),
