@@ -1,11 +1,11 @@
 """Tampering attack resistance (TAR): train all weights so that what an attacker arrives at knows nothing either.
 
-    attack   weight * mean over the looks of  mean log p's own entropy, negative, on a hazard batch he has not seen:
-             sum over the vocabulary of p log p at weights that `inner_steps` of fine-tuning on hazard text have moved
+    attack   weight * mean over the looks of  sum over the vocabulary of p log p,  mean over the tokens of a hazard
+             batch that the attacker has not seen, at weights that `inner_steps` of fine-tuning on others have moved
     retain   alpha * [ - logprob(benign) + mean over blocks and tokens of |h(benign) - h_frozen(benign)| / |h_frozen| ]
 
-The attack's loss is - logprob of his batches; its gradient is first order (`engine/inner.py`). It takes a negative
-entropy and no negative likelihood, which a model can serve by one wrong answer for all.
+The attacker's loss is - logprob of his batches; the gradient at his weights is first order (`engine/inner.py`). What is
+held there is entropy and not a low likelihood, which a model can serve by one wrong answer for all.
 
 Tamirisa et al. 2024, "Tamper-Resistant Safeguards for Open-Weight LLMs", arXiv 2408.00761, from their code. It stands
 on a safeguard: give the arm another method first, such as `rmu` (theirs is a random mapping, 1,000 steps). Differs: one
