@@ -45,3 +45,12 @@ def test_the_page_on_ranking_has_the_tables_of_the_kept_numbers():
     tables = generator().ranking_tables(rows) | generator().forgetting_tables(list(seeds.values()))
     for content in tables.values():
         assert content in page, "run `make docs`"
+
+
+def test_the_page_on_the_downstream_study_has_the_tables_of_the_kept_numbers():
+    kept = json.loads((ROOT / "benchmarks" / "fine_tuning_study.json").read_text(encoding="utf-8"))["fine-tuning-25"]
+    page = (ROOT / "docs" / "fine-tuning-study.md").read_text(encoding="utf-8")
+    for content in generator().study_tables(kept).values():
+        assert content in page, "run `make docs`"
+    shares = {one["arm"]: one["share"]["value"] for one in kept["effects"][0]["arms"] if one["share"]}
+    assert [round(100 * shares[arm]) for arm in ("saft", "few_shot_ranker", "random")] == [22, -26, 36], "the text"
