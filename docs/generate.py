@@ -356,7 +356,7 @@ def forgetting_tables(seeds: list[dict[str, Any]]) -> dict[str, str]:
     against = []
     for name in sorted(scores, key=lambda name: name.startswith("rouge")):
         told = [seed[name] for seed in seeds if name in seed]
-        named = name if len(told) == len(seeds) else f"{name} ({len(told)} pools)"
+        named = name if len(told) == len(seeds) else f"{name} (of {len(told)})"
         against.append([named, *(_over([one[side] for one in told]) for side in FORGETTING_SIDES)])
     [published] = [name for name in scores if name.startswith("rouge")]
     curves = [seed[published]["f1"] for seed in seeds if published in seed]
@@ -368,8 +368,9 @@ def forgetting_tables(seeds: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _over(values: list[float]) -> str:
-    """Mean and standard deviation over pools."""
-    return spread([statistics.fmean(values), statistics.stdev(values)])
+    """Mean and standard deviation over pools; of one pool its value."""
+    mean = statistics.fmean(values)
+    return spread([mean, statistics.stdev(values)]) if len(values) > 1 else f"{mean:.2f}".replace("0.", ".")
 
 
 def spread(found: list[float] | None) -> str:
