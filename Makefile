@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
-WORKERS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: help setup test check claims demo bench docs
@@ -21,7 +20,7 @@ $(READY): pyproject.toml
 	touch $@
 
 test: $(READY)  ## Run the tests: the contract battery, units, the study engine, the documentation
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check
