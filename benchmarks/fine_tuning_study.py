@@ -22,7 +22,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def told(run: Path) -> dict[str, Any]:
         "judge": [asdict(one) for one in effects.agreements(story.run)],
         "arms": [arm(story, name) for name in story.run.arms],
         "effects": [compared(one) for one in effects.comparisons(story)],
-        "filters": filters(story.run.records),
+        "filters": filters(story.run.records, story.run.arms),
         "seconds_of_steps": round(math.fsum(record.cost.get("seconds", 0.0) for record in story.run.records)),
     }
 
@@ -70,14 +70,15 @@ def compared(one: effects.Comparison) -> dict[str, Any]:
     return place | numbers | {"estimable": one.estimable, "arms": lines}
 
 
-def filters(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """What each arm's filter did, summed over its seeds."""
+def filters(records: Iterable[Record], arms: Sequence[str]) -> list[dict[str, Any]]:
+    """What each arm's filter did, summed over its seeds, in the order of the arms."""
     by_arm: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record.seed):
         if record.kind == "filters":
             by_arm.setdefault(str(record.measured["arm"]), []).append(dict(record.measured))
     found = []
-    for name, runs in by_arm.items():
+    for name in (arm for arm in arms if arm in by_arm):
+        runs = by_arm[name]
         count = {what: sum(run[what] for run in runs) for what in ("read", "removed", "hazard", "hazard_removed")}
         found.append({"arm": name, **count, "auroc": [rounded(run.get("auroc")) for run in runs]})
     return found
