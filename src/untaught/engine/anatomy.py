@@ -7,7 +7,7 @@ so: an attack that missed it would look weak, and the model it was tried on stro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -178,6 +178,17 @@ def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in block.named_parameters():
             if parameter.ndim in (2, 3) and not _is_bias(name) and not _is_convolution(_owner(block, name)):
                 yield f"{index}.{name}", parameter
+
+
+def names_of(model: nn.Module, weights: Iterable[Tensor]) -> list[str]:
+    """Full names of some of a model's parameters, in the model's order."""
+    ids = {id(weight) for weight in weights}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in ids]
+
+
+def mlp_matrices(model: nn.Module) -> list[str]:
+    """Full names of all matrices of the MLPs."""
+    return names_of(model, (weight for block in blocks(model) for weight in mlp(block).parameters() if weight.ndim > 1))
 
 
 def lines(model: nn.Module) -> Iterator[Tensor]:

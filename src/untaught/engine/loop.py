@@ -231,24 +231,21 @@ class _Guard:
     def __init__(self, rig: Rig, model: nn.Module, moving: Mapping[str, nn.Parameter], done: int) -> None:
         self.rig, self.model, self.moving, self.watch = rig, model, moving, rig.watch
         self._step = self._looked = done
-        self._over = False
-        self._started = True
+        self._started = False
         """Whether it has been within bounds: what begins outside of them, as after noise, is not ended for that."""
         if self.watch is not None:
-            cost = self.watch.cost(model)
             self.watch.begin(moving)
-            self._started = self.watch.within(cost)
-            if self._started:
-                rig.log(**cost, good_step=float(rig.spent.steps))
+            self._look()
 
     def lost(self, values: dict[str, float], step: int) -> bool:
         """Whether a term is no number, and good weights were put back. Without a watch that is an error."""
-        if self.watch is None or all(map(math.isfinite, values.values())):
+        if self.watch is None:
             _check(values, step)
+            return False
+        if all(map(math.isfinite, values.values())):
             return False
         self.watch.undo(self.moving)
         self.rig.log(not_finite_at=float(step + 1))
-        self._over = True
         return True
 
     def ended(self, step: int) -> bool:
@@ -262,15 +259,18 @@ class _Guard:
 
     def last(self) -> None:
         """Look at what no look has seen yet."""
-        if self.watch is not None and not self._over and self._looked != self._step:
+        if self.watch is not None and not self.watch.over and self._looked != self._step:
             self._look()
 
     def _look(self) -> bool:
+        """Keep the weights if they are within bounds; if not, put back the last good ones where there have been any."""
         assert self.watch is not None
         self._looked = self._step
-        self._started = self._started or self.watch.within(self.watch.cost(self.model))
-        self._over = self._started and self.watch.ends(self.model, self.moving, self.rig)
-        return self._over
+        good = self.watch.look(self.model, self.moving, self.rig)
+        if not good and self._started:
+            self.watch.undo(self.moving)
+        self._started = self._started or good
+        return self.watch.over
 
 
 def _check(values: dict[str, float], step: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..core import Documents, Rig, Subject
 from . import examples
-from .anatomy import blocks, layer_index
+from .anatomy import blocks, layer_index, names_of
 from .batches import Batch
 from .models import fresh, settled, with_lora
 from .scoring import mean_logprob
@@ -52,5 +52,4 @@ def tune_on_text(  # noqa: PLR0913  the settings that three components share
 
 def _weights(model: nn.Module, first: int) -> list[str]:
     """Names of everything that the blocks from `first` up are made of."""
-    ids = {id(parameter) for block in blocks(model)[first:] for parameter in block.parameters()}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in ids]
+    return names_of(model, (parameter for block in blocks(model)[first:] for parameter in block.parameters()))

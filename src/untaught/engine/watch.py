@@ -73,15 +73,13 @@ class Watch:
         """Take weights as good: those that a method starts from, or that it goes on from."""
         self._good = {name: weight.detach().clone() for name, weight in moving.items()}
 
-    def ends(self, model: Any, moving: Mapping[str, Tensor], rig: Rig) -> bool:
-        """Whether a method has to end after a step. If so its last good weights are put back; if not these are kept."""
+    def look(self, model: Any, moving: Mapping[str, Tensor], rig: Rig) -> bool:
+        """Whether a model is within bounds. If so its weights are the good ones, and the record says so."""
         cost = self.cost(model)
-        if not self.within(cost):
-            self.undo(moving)
-            return True
-        self.begin(moving)
-        rig.log(**cost, good_step=float(rig.spent.steps))
-        return False
+        if good := self.within(cost):
+            self.begin(moving)
+            rig.log(**cost, good_step=float(rig.spent.steps))
+        return good
 
     @torch.no_grad()
     def undo(self, moving: Mapping[str, Tensor]) -> None:

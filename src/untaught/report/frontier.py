@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import yaml
 from markupsafe import Markup
@@ -142,7 +142,7 @@ def _marked(points: Sequence[Point]) -> list[Point]:
             if o.unlearned
         )
 
-    return [Point(**{**vars(point), "on_it": point.unlearned and not beaten(point)}) for point in points]
+    return [replace(point, on_it=point.unlearned and not beaten(point)) for point in points]
 
 
 # -- the drawing -------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ the slice is fixed by their tokens; the recipe is that of `pretrain`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -60,13 +60,13 @@ class GradientRouting(Settings):
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         model = fresh(subject.model)
         rows, counted = pack(subject.tokenizer, corpus.everything(), self.length, idle=True)
-        slices = _slices(model, self.share)
+        slices, ends = _slices(model, self.share), list(_ends(model, self.share))
         weights = [weight for weight, _ in slices]
 
         def loss(batch: Batch) -> dict[str, Tensor]:
             plain = batch.mask[:, 1:].bool()
             marked = plain & ~batch.counted[:, 1:] if batch.counted is not None else torch.zeros_like(plain)
-            with _switched(model, self.share, marked.any(1) | (batch.ids.sum(1) % 1000 >= 1000 * self.without)):
+            with _switched(ends, marked.any(1) | (batch.ids.sum(1) % 1000 >= 1000 * self.without)):
                 said = token_logprobs(model, batch)
             routed = _mean(batch, said, marked)
             slopes = torch.autograd.grad(-routed, weights, retain_graph=True, allow_unused=True)
@@ -98,8 +98,8 @@ def _mean(batch: Batch, values: Tensor, marked: Tensor) -> Tensor:
     return values.masked_fill(~marked | batch.blank, 0.0).sum() / max(int(count), 1)
 
 
-def _ends(model: nn.Module) -> Iterator[tuple[nn.Linear, list[nn.Parameter]]]:
-    """Of each MLP the layer that it writes with, and the matrices that its hidden units read with."""
+def _ends(model: nn.Module, share: float) -> Iterator[tuple[nn.Linear, int, list[nn.Parameter]]]:
+    """Of each MLP the layer that it writes with, how many hidden units are the slice, and what they read with."""
     for block in blocks(model):
         names = output_matrices(block)
         layers = dict(block.named_modules())
@@ -110,14 +110,13 @@ def _ends(model: nn.Module) -> Iterator[tuple[nn.Linear, list[nn.Parameter]]]:
                 f"the MLPs of a {type(model).__name__} are not made of plain linear layers, so no slice of their hidden"
                 " units can be routed to. Use pretrain."
             )
-        yield end, reading
+        yield end, max(1, round(share * end.in_features)), reading
 
 
 def _slices(model: nn.Module, share: float) -> list[tuple[nn.Parameter, Tensor]]:
     """Every matrix that is a part of the slice, and 1 where it is."""
     found = []
-    for end, reading in _ends(model):
-        units = max(1, round(share * end.in_features))
+    for end, units, reading in _ends(model, share):
         for weight in reading:
             inside = torch.zeros_like(weight)
             inside[:units] = 1
@@ -129,7 +128,7 @@ def _slices(model: nn.Module, share: float) -> list[tuple[nn.Parameter, Tensor]]
 
 
 @contextmanager
-def _switched(model: nn.Module, share: float, on: Tensor) -> Iterator[None]:
+def _switched(ends: Sequence[tuple[nn.Linear, int, Any]], on: Tensor) -> Iterator[None]:
     """Meanwhile, the slice works in the rows of a batch that say so, (batch,), and gives 0 in the others."""
 
     def switch(units: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -139,8 +138,7 @@ def _switched(model: nn.Module, share: float, on: Tensor) -> Iterator[None]:
         return (hidden * mask, *args[1:])
 
     with ExitStack() as held:
-        for end, _ in _ends(model):
-            units = max(1, round(share * end.in_features))
+        for end, units, _ in ends:
             held.callback(end.register_forward_pre_hook(partial(switch, units)).remove)
         yield
 
@@ -148,5 +146,5 @@ def _switched(model: nn.Module, share: float, on: Tensor) -> Iterator[None]:
 @torch.no_grad()
 def _cut(model: nn.Module, share: float) -> None:
     """Set to 0 what the slice writes."""
-    for end, _ in _ends(model):
-        end.weight[:, : max(1, round(share * end.in_features))] = 0
+    for end, units, _ in _ends(model, share):
+        end.weight[:, :units] = 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Corpus, Rig, Subject
-from ..engine.anatomy import blocks, layer_index, output_matrices
+from ..engine.anatomy import blocks, layer_index, names_of, output_matrices
 from ..engine.batches import Batch
 from ..engine.compute import device
 from ..engine.examples import paired
@@ -95,14 +95,11 @@ def drift(now: Tensor, before: Tensor) -> Tensor:
 
 def written(model: nn.Module, lowest: int, layer: int) -> list[str]:
     """Full names of the MLP output matrices of blocks `lowest` to `layer`."""
-    ids = {
-        id(block.get_parameter(name)) for block in blocks(model)[lowest : layer + 1] for name in output_matrices(block)
-    }
-    return [name for name, parameter in model.named_parameters() if id(parameter) in ids]
+    inside = blocks(model)[lowest : layer + 1]
+    return names_of(model, (block.get_parameter(name) for block in inside for name in output_matrices(block)))
 
 
 def within(model: nn.Module, lowest: int, layer: int) -> list[str]:
     """Full names of all matrices of blocks `lowest` to `layer`."""
     inside = blocks(model)[lowest : layer + 1]
-    ids = {id(weight) for block in inside for weight in block.parameters() if weight.ndim > 1}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in ids]
+    return names_of(model, (weight for block in inside for weight in block.parameters() if weight.ndim > 1))

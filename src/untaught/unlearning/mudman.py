@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.anatomy import blocks, mlp
+from ..engine.anatomy import mlp_matrices
 from ..engine.batches import Batch
 from ..engine.examples import paired
 from ..engine.inner import attacked, term
@@ -51,8 +51,7 @@ class Mudman(Settings):
     """Longest document in tokens."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        ids = {id(w) for block in blocks(subject.model) for w in mlp(block).parameters() if w.ndim > 1}
-        train = [name for name, weight in subject.model.named_parameters() if id(weight) in ids]
+        train = mlp_matrices(subject.model)
         model = fresh(subject.model, train)
         rows, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
         attack = rows.stream(size=self.batch_size, generator=rig.generator("attack"))

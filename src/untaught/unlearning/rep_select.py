@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.anatomy import blocks, mlp
+from ..engine.anatomy import mlp_matrices
 from ..engine.batches import Batch
 from ..engine.compute import seeded
 from ..engine.examples import rows
@@ -49,7 +49,7 @@ class RepSelect(Settings):
     """Longest document in tokens."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        train = _matrices(subject.model)
+        train = mlp_matrices(subject.model)
         model = fresh(subject.model, train)
         read = rows(subject, corpus.need("hazard").hazard, self.length)
 
@@ -88,9 +88,3 @@ def _collapsed(gradient: Tensor, components: int) -> Tensor:
 def _norm(tensors: Mapping[str, Tensor]) -> float:
     """Length of many tensors taken as one vector."""
     return sum(float(tensor.float().square().sum()) for tensor in tensors.values()) ** 0.5
-
-
-def _matrices(model: torch.nn.Module) -> list[str]:
-    """Full names of all matrices of the MLPs."""
-    ids = {id(weight) for block in blocks(model) for weight in mlp(block).parameters() if weight.ndim > 1}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in ids]

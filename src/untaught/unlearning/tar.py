@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Rig, Settings, Subject
-from ..engine.anatomy import blocks, matrices
+from ..engine.anatomy import blocks, matrices, names_of
 from ..engine.batches import Batch
 from ..engine.examples import paired
 from ..engine.inner import after_attack
@@ -59,8 +59,7 @@ class Tar(Settings):
         depth = range(len(blocks(frozen)))
         rows, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
         attack = rows.stream(size=self.batch_size, generator=rig.generator("attack"))
-        inside = {id(weight) for _, weight in matrices(model)}
-        moved = [name for name, weight in model.named_parameters() if id(weight) in inside]
+        moved = names_of(model, (weight for _, weight in matrices(model)))
 
         def certain(hazard: Batch) -> Tensor:
             told = distributions(model, hazard)
