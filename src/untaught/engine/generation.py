@@ -1,4 +1,9 @@
-"""Writing: what a model says after a prompt, the likeliest token each time.
+"""Writing: what a model says after a prompt: the likeliest token each time, or, where a draw is asked for, a sample.
+
+A sample is the likeliest token after noise was added: argmax(logit + g), g from a standard Gumbel distribution, follows
+the model's own probabilities (Maddison et al. 2014, arXiv 1411.0030). The noise comes from the prompt and the draw's
+number alone, so that company does not change it, and two models that are asked the same meet the same luck: what
+differs between them is the models.
 
 The last bits of a number depend on its company, and where two tokens are as likely as each other they decide.
 
@@ -13,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,9 +43,12 @@ def written(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[st
     return [text for text, _ in _texts(subject, prompts, tokens)]
 
 
-def said(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[str | None]:
-    """The same, and None in place of what a model wrote whose numbers were not finite: it is no answer."""
-    return [text if sound else None for text, sound in _texts(subject, prompts, tokens)]
+def said(subject: Subject, prompts: Sequence[str], *, tokens: int, draw: int | None = None) -> list[str | None]:
+    """The same, and None in place of what a model wrote whose numbers were not finite: it is no answer.
+
+    `draw` is the number of a sample, of which every one is another; None takes the likeliest token.
+    """
+    return [text if sound else None for text, sound in _texts(subject, prompts, tokens, draw)]
 
 
 def answered(
@@ -77,14 +86,15 @@ def _prompt(example: Example | str, tokens: int, most: int | None) -> list[int] 
 
 
 @torch.inference_mode()
-def _texts(subject: Subject, prompts: Sequence[str], tokens: int) -> list[tuple[str, bool]]:
+def _texts(subject: Subject, prompts: Sequence[str], tokens: int, draw: int | None = None) -> list[tuple[str, bool]]:
     unique = sorted(set(prompts))
     rows = encoded(subject, [wrapped(subject, prompt) for prompt in unique])
     check_length(subject.model, [[0] * (len(row) + tokens) for row in rows])
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), unique[index]))
     found: dict[str, tuple[str, bool]] = {}
     for chosen in pieces(order, TOGETHER):
-        ids, sound = _continued(subject, [rows[i] for i in chosen], tokens)
+        luck = None if draw is None else [np.random.default_rng([draw, *unique[i].encode()]) for i in chosen]
+        ids, sound = _continued(subject, [rows[i] for i in chosen], tokens, luck=luck)
         for index, own, well in zip(chosen, ids, sound, strict=True):
             text = str(subject.tokenizer.decode(own, skip_special_tokens=True)).strip()
             found[unique[index]] = text, well
@@ -93,11 +103,15 @@ def _texts(subject: Subject, prompts: Sequence[str], tokens: int) -> list[tuple[
 
 @torch.inference_mode()
 def _continued(
-    subject: Subject, rows: Sequence[Sequence[int]], tokens: int, width: int | None = None
+    subject: Subject,
+    rows: Sequence[Sequence[int]],
+    tokens: int,
+    width: int | None = None,
+    luck: Sequence[np.random.Generator] | None = None,
 ) -> tuple[list[list[int]], list[bool]]:
     """The tokens that follow each row, without those that end it, and whether all that decided them was finite.
 
-    Rows are padded on the left, to `width` where it is given.
+    Rows are padded on the left, to `width` where it is given. `luck` is a generator for each row that is sampled.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -116,7 +130,10 @@ def _continued(
 
     def watch(_: Tensor, scores: Tensor) -> Tensor:
         finite.logical_and_(scores.isfinite().all(-1))
-        return scores
+        if luck is None:
+            return scores
+        noise = np.stack([one.gumbel(size=scores.shape[-1]) for one in luck])
+        return scores.float() + torch.from_numpy(noise).to(scores.device, torch.float32)
 
     watching: Any = LogitsProcessorList([watch])
     with autocast():

@@ -36,11 +36,13 @@ def asked(items: pa.Table, name: str) -> list[str]:
     return prompts
 
 
-def answers(subject: Subject, prompts: Sequence[str], tokens: int) -> list[tuple[str, str | None]]:
-    """What the model says, and why that is no answer where it is none."""
+def answers(
+    subject: Subject, prompts: Sequence[str], tokens: int, draw: int | None = None
+) -> list[tuple[str, str | None]]:
+    """What the model says (a sample where its number is given), and why that is no answer where it is none."""
     from ..engine.generation import said
 
-    found = said(subject, prompts, tokens=tokens)
+    found = said(subject, prompts, tokens=tokens, draw=draw)
     return [("", BROKEN) if text is None else (text, None if text.strip() else NOTHING) for text in found]
 
 
