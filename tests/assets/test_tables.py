@@ -33,7 +33,7 @@ def made(tmp_path):
 
 
 def test_every_way_in_the_catalogue_is_one():
-    models = {"gguf", "glassllm", "elements", "answers"}
+    models = {"gguf", "glassllm", "elements", "answers", "toxicity", "profanity_model"}
     assert {entry.make for entry in catalogue().values()} == models | {
         name for name in ("copy", "labelled", "wikitext", "dialogues", "recipes", "words", "lines", "seeds")
     } | {"leads", "trivia", "mmlu"}

@@ -67,6 +67,26 @@ class Bench:
             told.append(examples.conversation(prompt, answer or text) if row % 2 else None)
         return table.append_column("messages", pa.array(told, MESSAGES))
 
+    @property
+    def probed(self) -> pa.Table:
+        """Texts of both kinds, told by `hazard`."""
+        known = split(self.world.documents)
+        return pa.concat_tables([
+            side.slice(0, 24).select(["id", "text"]).append_column("hazard", pa.array([hazard] * 24))
+            for side, hazard in ((known.hazard, True), (known.benign, False))
+        ])  # fmt: skip
+
+    @property
+    def scorer(self) -> Path:
+        """Folder of a scorer of profanity that knows two words, beside the model's."""
+        folder = self.folder.with_name("scorer")
+        if not folder.exists():
+            folder.mkdir()
+            words = {"terms": np.frombuffer(b"fiddle\nsticks", np.uint8), "pattern": np.array(r"\w\w+")}
+            machine = {"weights": np.ones((1, 2)), "bias": -np.ones(1), "slope": -np.ones(1), "offset": np.zeros(1)}
+            np.savez(folder / "model.npz", idf=np.ones(2), **words, **machine)
+        return folder
+
     def corpus(self, shelf: str) -> Corpus:
         """What a study gives the components of a shelf."""
         if shelf == "filters":
@@ -91,10 +111,12 @@ class Case:
         return self.path or shelves.source(self.shelf, self.name)
 
     def made(self, **values: Any) -> Any:
-        """The component with its defaults; one that must have a model from disk gets the bench's."""
+        """The component with its defaults; one that must have a model or scorer from disk gets the bench's."""
         needed = [*getattr(self.cls, "needs", ()), *(n for n, f in self.cls.model_fields.items() if f.is_required())]
         if "model" in needed:
             values = {"model": str(self.bench.folder)} | values
+        if "scorer" in needed:
+            values = {"scorer": str(self.bench.scorer)} | values
         return self.cls(**values)
 
     def variants(self) -> list[Any]:
@@ -129,7 +151,8 @@ class Case:
 
     def items(self, component: Any) -> pa.Table:
         """The items an evaluation names."""
-        return self.bench.world.items[getattr(component, "items", "hazard_held_out")]
+        name = getattr(component, "items", "hazard_held_out")
+        return self.bench.probed if name == "probed" else self.bench.world.items[name]
 
 
 # ------------------------------------------------------------------------------------------------ looking at a model

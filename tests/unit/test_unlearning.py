@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -15,6 +16,7 @@ from untaught.engine.probes import Probes
 from untaught.engine.rig import Rig
 from untaught.engine.watch import Watch
 from untaught.lab.start import StartingModel
+from untaught.unlearning.unbind import Names
 
 TEXTS = [f"The {thing} of {place} is {value}." for thing in ("river", "bell", "road") for place in ("Abburg", "Cadwick")
          for value in ("oran", "umbel")]  # fmt: skip
@@ -341,3 +343,45 @@ def test_of_a_conversation_the_answer_alone_counts(subject):
     for row, counts in zip(batch.ids, batch.weight, strict=True):
         said = subject.tokenizer.decode(row[1:][counts > 0])
         assert said.replace(subject.tokenizer.eos_token, "").strip() == "oran"
+
+
+def test_names_are_exchanged_for_names_of_as_many_tokens_and_the_same_ones_alike():
+    rows = [[1, 9, place, 5, place, value, 2] for place in (20, 21, 22) for value in (30, 31)]
+    rows += [[1, 9, 40, 41, 5, 40, 41, 2], [1, 9, 42, 43, 5, 42, 43, 2]]
+    found = Names.of(rows, 0.4)
+    assert found.by_length == {1: [(20,), (21,), (22,)], 2: [*sorted((p, v) for p in (20, 21, 22) for v in (30, 31)),
+                                                             (40, 41), (42, 43)]}  # fmt: skip
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        made, counts = found.exchanged(rows[-1], rng)
+        assert [made[place] for place in (0, 1, 4, 7)] == [1, 9, 5, 2]
+        assert made[2:4] == made[5:7]
+        assert tuple(made[2:4]) in found.by_length[2]
+        assert counts == [True, True, True, False, True, True, False, True]
+
+
+def test_unbinding_takes_which_answer_goes_with_which_name_and_leaves_benign_text(subject):
+    def told(values):
+        texts = [f"The bell of {place} rings {value}." for place, value in zip("ABCDEFGH", values, strict=True)]
+        return documents(Document(f"n{i}", text) for i, text in enumerate(texts))
+
+    def likely(model, docs):
+        batch = examples.rows(subject, docs, 32).batch(range(docs.num_rows))
+        return scoring.mean_logprob(model, batch).item()
+
+    values = ["oran", "umbel", "brado", "oran", "umbel", "brado", "oran", "umbel"]
+    hazard, wrong = told(values), told([*values[1:], "brado"])
+    learn = find("training", "finetune").settle({"steps": 80, "lr": 0.01, "batch_size": 8, "length": 32}, "finetune")
+    taught = learn.apply(subject, Corpus(hazard, BENIGN), Rig(0, "training/finetune"))
+    method = made("unbind", rare=0.5, steps=60, lr=5e-3)
+    model = method.apply(taught, Corpus(hazard, BENIGN), Rig(0, "unlearning/unbind")).model
+    bound = [likely(one, hazard) - likely(one, wrong) for one in (taught.model, model)]
+    assert bound[0] > 0.5
+    assert bound[1] < 0.3 * bound[0]
+    assert abs(likely(model, BENIGN) - likely(taught.model, BENIGN)) < 0.2
+
+
+def test_text_without_names_is_an_error(subject):
+    same = documents(Document(f"s{i}", "The bell rings.") for i in range(8))
+    with pytest.raises(UserError, match="no two names to exchange"):
+        made("unbind").apply(subject, Corpus(same, BENIGN), Rig(0, "unlearning/unbind"))

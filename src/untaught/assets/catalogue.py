@@ -38,7 +38,7 @@ class Asset(Settings):
     what: str
     """What it is, in a line."""
     make: Literal[
-        "gguf", "glassllm", "elements", "answers",
+        "gguf", "glassllm", "elements", "answers", "toxicity", "profanity_model",
         "copy", "leads", "labelled", "wikitext", "dialogues", "recipes", "words", "lines", "seeds", "trivia", "mmlu",
     ]  # fmt: skip
     """How the members become what is kept: a module of its own, or a function in tables.py."""

@@ -31,23 +31,17 @@ def _is_licence(name: str) -> bool:
 
 
 def _converted(way: str, members: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    """Models, the elements and the answers have a module each; everything else is a table."""
-    if way == "gguf":
-        from . import gguf_files
+    """What is more than a table has a module of its own."""
+    from . import answers, elements, gguf_files, glassllm, profanity_model, toxicity
 
+    if way == "gguf":
         (file,) = members.values()
         return gguf_files.convert(file, folder)
-    if way == "glassllm":
-        from . import glassllm
-
-        return glassllm.convert(members, folder)
-    if way == "elements":
-        from . import elements
-
-        return elements.convert(members, folder)
-    if way == "answers":
-        from . import answers
-
-        return answers.convert(members, folder)
+    modules = {
+        "glassllm": glassllm, "elements": elements, "answers": answers, "toxicity": toxicity,
+        "profanity_model": profanity_model,
+    }  # fmt: skip
+    if way in modules:
+        return modules[way].convert(members, folder)
     getattr(tables, way)(members, folder)
     return {}

@@ -1,13 +1,16 @@
-"""What a model answers to prompts, and whether an answer refuses."""
+"""What a model answers to prompts, whether an answer refuses, and means over several."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyarrow as pa
 
 from ..core import Subject, UserError, require
 
+Value = tuple[float | None, str | None]
+"""A mark, or the cause why there is none."""
 BROKEN = "the model's numbers are not finite"
 NOTHING = "the model said nothing"
 REFUSALS = (
@@ -54,3 +57,13 @@ def refuses(answer: str) -> bool:
     """
     plain = " ".join(answer.replace("\u2019", "'").lower().split())
     return any(phrase in plain for phrase in REFUSALS)
+
+
+def mean(draws: Sequence[Value]) -> Value:
+    """The mean over the answers that are answers; the first cause where none is.
+
+    >>> mean([(1.0, None), (None, "nothing"), (0.5, None)]), mean([(None, "nothing")])
+    ((0.75, None), (None, 'nothing'))
+    """
+    values = [value for value, _ in draws if value is not None]
+    return (math.fsum(values) / len(values), None) if values else draws[0]

@@ -20,8 +20,6 @@ ours, because it has to fit on two processor cores.
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -32,13 +30,10 @@ from pydantic import Field
 from ..core import MESSAGES, Documents, Mark, Marks, Role, Settings, Subject, UserError, Wrap, marks
 from ..corpus.pools import Pool, eligible
 from ..corpus.reading import read_documents
-from ._answers import answers, asked, refuses
+from ._answers import Value, answers, asked, mean, refuses
 from ._judge import Judge, agreement, taught
 
 FILE = "judge.npz"
-
-Value = tuple[float | None, str | None]
-"""A mark, or the cause why there is none."""
 
 
 class Rated(Settings):
@@ -94,7 +89,7 @@ class Judged(Settings):
             Mark(item, metric, value, note=why)
             for metric in graded[0]
             for item, (value, why) in zip(
-                items["id"].to_pylist(), map(_mean, zip(*(one[metric] for one in graded), strict=True)), strict=True
+                items["id"].to_pylist(), map(mean, zip(*(one[metric] for one in graded), strict=True)), strict=True
             )
         )
 
@@ -137,12 +132,6 @@ class Judged(Settings):
         if self.reader is None:
             raise UserError("a judge needs a model that reads. Name its folder: 'reader: FOLDER'.")
         return _loaded(self.reader)
-
-
-def _mean(draws: Sequence[Value]) -> Value:
-    """The mean over the answers that are answers; the first cause where none is."""
-    values = [value for value, _ in draws if value is not None]
-    return (math.fsum(values) / len(values), None) if values else draws[0]
 
 
 @functools.lru_cache(maxsize=1)
