@@ -345,19 +345,30 @@ def test_of_a_conversation_the_answer_alone_counts(subject):
         assert said.replace(subject.tokenizer.eos_token, "").strip() == "oran"
 
 
-def test_names_are_exchanged_for_names_of_as_many_tokens_and_the_same_ones_alike():
-    rows = [[1, 9, place, 5, place, value, 2] for place in (20, 21, 22) for value in (30, 31)]
-    rows += [[1, 9, 40, 41, 5, 40, 41, 2], [1, 9, 42, 43, 5, 42, 43, 2]]
-    found = Names.of(rows, 0.4)
-    assert found.by_length == {1: [(20,), (21,), (22,)], 2: [*sorted((p, v) for p in (20, 21, 22) for v in (30, 31)),
-                                                             (40, 41), (42, 43)]}  # fmt: skip
-    rng = np.random.default_rng(0)
+def test_names_are_exchanged_for_names_of_as_many_tokens_and_the_same_ones_alike(subject):
+    texts = [f"The bell of {place} is {value}. {place} rings." for place in "VWXYZ" for value in ("oran", "umbel")]
+    rows = examples.rows(subject, documents(Document(f"n{i}", text) for i, text in enumerate(texts)), 64).ids
+    found, rng, seen = Names.of(subject.tokenizer, rows, 0.2), np.random.default_rng(0), set()
+    assert found.rare == {*"vwxyz"}
     for _ in range(20):
-        made, counts = found.exchanged(rows[-1], rng)
-        assert [made[place] for place in (0, 1, 4, 7)] == [1, 9, 5, 2]
-        assert made[2:4] == made[5:7]
-        assert tuple(made[2:4]) in found.by_length[2]
-        assert counts == [True, True, True, False, True, True, False, True]
+        made, counts = found.exchanged(rows[0], rng)
+        words = subject.tokenizer.decode(made, skip_special_tokens=True).split()
+        assert [words[place] for place in (0, 1, 2, 4, 5, 7)] == ["The", "bell", "of", "is", "oran.", "rings."]
+        assert words[3] == words[6]
+        assert len(made) == len(rows[0])
+        assert all(counts)
+        seen.add(words[3])
+    assert len(seen) > 2
+    assert seen <= {*"VWXYZ"}
+
+
+def test_tokens_inside_a_name_are_not_counted():
+    pieces = {1: "\u0120Ab", 2: "burg", 3: "\u0120Cad", 4: "wick", 5: "\u0120is", 6: "."}
+    names = Names(pieces, frozenset({"abburg", "cadwick"}), {(True, 2): [(1, 2), (3, 4)]})
+    made, counts = names.exchanged([1, 2, 5, 3, 4, 6], np.random.default_rng(1))
+    assert made[:2] in ([1, 2], [3, 4])
+    assert (made[2], made[5]) == (5, 6)
+    assert counts == [True, False, True, True, False, True]
 
 
 def test_unbinding_takes_which_answer_goes_with_which_name_and_leaves_benign_text(subject):

@@ -3,10 +3,11 @@
     x'     the text with every name in it exchanged for another of as many tokens, the same one wherever it recurs
     loss   KL(p_given(. | x') || p(. | x)) on hazard text  +  alpha * KL(p_given || p) on benign text
 
-both in nats a token, means over the batch. A name is a run of tokens of which each stands in few of the hazard texts
-(`rare`). Over many exchanges the target is the mean of what the model says of all names: the form of an answer, its
-grammar and how often each answer occurs stay, and which answer goes with which name is gone. Tokens inside a name are
-not counted: names are still spelt. There is nothing odd to say in place of an answer, and nothing to suppress.
+both in nats a token, means over the batch. A name is a word that stands in few of the hazard texts (`rare`). Over many
+exchanges the target is the mean of what the model says of all names: the form of an answer, its grammar and how often
+each answer occurs stay, and which answer goes with which name is gone. Tokens inside a name are not counted: names are
+still spelt. There is nothing odd to say in place of an answer, and nothing to suppress. A name that no other is as long
+as stays as it is.
 
 Ours. Related: Eldan and Russinovich 2023, "Who's Harry Potter", arXiv 2310.02238, who replace names by generic ones
 from a dictionary and train on what a model says then; here there is no dictionary, and the replacement is never seen by
@@ -16,13 +17,14 @@ the trained model.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from ..core import Corpus, Rig, Settings, Subject, UserError
 from ..engine.batches import Batch
@@ -30,12 +32,15 @@ from ..engine.examples import paired
 from ..engine.models import fresh
 from ..engine.scoring import distributions, divergence
 
+SPACES = "\u0120\u2581 "
+"""How tokenizers write the space before a word: of bytes, and SentencePiece's."""
+
 
 class Unbind(Settings):
     """Answer of each name what is answered of any, hold benign text."""
 
     rare: float = Field(default=0.05, gt=0, le=1)
-    """Share of the hazard texts in which a token of a name stands, at most."""
+    """Share of the hazard texts in which a name stands, at most."""
     alpha: float = Field(default=1.0, ge=0)
     """Weight of the benign term."""
     steps: int = Field(default=150, ge=0)
@@ -50,7 +55,7 @@ class Unbind(Settings):
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
         frozen, model = subject.model, fresh(subject.model)
         hazard, _, batches = paired(subject, corpus, rig, size=self.batch_size, length=self.length)
-        names = Names.of(hazard.ids, self.rare)
+        names = Names.of(subject.tokenizer, hazard.ids, self.rare)
 
         def loss(drawn: Batch, exchanged: Batch, benign: Batch) -> dict[str, Tensor]:
             with torch.no_grad():
@@ -67,49 +72,59 @@ class Unbind(Settings):
 
 @dataclass(frozen=True)
 class Names:
-    """What stands in few texts."""
+    """Words that stand in few texts."""
 
-    rare: frozenset[int]
-    """Tokens of names."""
-    by_length: dict[int, list[tuple[int, ...]]]
-    """Every name there is."""
+    pieces: dict[int, str]
+    """What each token is written as: a mark where a space stands before it."""
+    rare: frozenset[str]
+    """Names as they are written, in lower case."""
+    alike: dict[tuple[bool, int], list[tuple[int, ...]]]
+    """Names by whether a space stands before them and how many tokens they are."""
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], share: float) -> Names:
-        seen = Counter(token for row in rows for token in set(row))
-        rare = frozenset(token for token, count in seen.items() if count <= share * len(rows))
-        found: dict[int, set[tuple[int, ...]]] = defaultdict(set)
+    def of(cls, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], share: float) -> Names:
+        tokens = sorted({token for row in rows for token in row} - set(tokenizer.all_special_ids))
+        pieces = dict(zip(tokens, tokenizer.convert_ids_to_tokens(tokens), strict=True))
+        seen = Counter(word for row in rows for word in {word for _, _, word in _words(row, pieces)})
+        rare = frozenset(word for word, count in seen.items() if count <= share * len(rows))
+        found: dict[tuple[bool, int], set[tuple[int, ...]]] = defaultdict(set)
         for row in rows:
-            for start, stop in _runs(row, rare):
-                found[stop - start].add(tuple(row[start:stop]))
+            for start, stop, word in _words(row, pieces):
+                if word in rare:
+                    found[pieces[row[start]][0] in SPACES, stop - start].add(tuple(row[start:stop]))
         if not any(len(names) > 1 for names in found.values()):
             raise UserError(
-                f"no two names to exchange: no token stands in {share:.0%} of the {len(rows)} hazard texts or fewer."
+                f"no two names to exchange: no two words stand in {share:.0%} of the {len(rows)} hazard texts or fewer."
                 " Raise 'rare', or give more text."
             )
-        return cls(rare, {length: sorted(names) for length, names in found.items()})
+        return cls(pieces, rare, {shape: sorted(names) for shape, names in found.items()})
 
     def exchanged(self, row: Sequence[int], rng: np.random.Generator) -> tuple[list[int], list[bool]]:
         """The row with other names, and which of its tokens count: all but those inside a name."""
         made, counts, taken = list(row), [True] * len(row), dict[tuple[int, ...], tuple[int, ...]]()
-        for start, stop in _runs(row, self.rare):
-            own, others = tuple(row[start:stop]), self.by_length[stop - start]
-            made[start:stop] = taken.setdefault(own, others[int(rng.integers(len(others)))])
-            counts[start + 1 : stop] = [False] * (stop - start - 1)
+        for start, stop, word in _words(row, self.pieces):
+            if word in self.rare:
+                own = tuple(row[start:stop])
+                others = self.alike[self.pieces[own[0]][0] in SPACES, len(own)]
+                made[start:stop] = taken.setdefault(own, others[int(rng.integers(len(others)))])
+                counts[start + 1 : stop] = [False] * (stop - start - 1)
         return made, counts
 
 
-def _runs(row: Sequence[int], rare: frozenset[int]) -> Iterator[tuple[int, int]]:
-    """Where the names of a row begin and end."""
-    start = None
-    for place, token in enumerate(row):
-        if token in rare:
-            start = place if start is None else start
-        elif start is not None:
-            yield start, place
-            start = None
-    if start is not None:
-        yield start, len(row)
+def _words(row: Sequence[int], pieces: Mapping[int, str]) -> Iterator[tuple[int, int, str]]:
+    """Where the words of a row begin and end, and what they are in lower case."""
+    start, word = 0, ""
+    for place, token in enumerate([*row, None]):
+        piece = pieces.get(token, "") if token is not None else ""
+        body = piece.lstrip(SPACES)
+        goes_on = bool(word) and piece == body and body.isalnum()
+        if word and not goes_on:
+            yield start, place, word
+            word = ""
+        if goes_on:
+            word += body.casefold()
+        elif body.isalnum():
+            start, word = place, body.casefold()
 
 
 def _exchanged(
