@@ -60,9 +60,11 @@ def main() -> None:
         for name, content in forgetting_tables(list(forgotten.values())).items():
             fill(RANKING_PAGE, name, content)
     if STUDY_NUMBERS.is_file():
-        kept = json.loads(STUDY_NUMBERS.read_text(encoding="utf-8"))["fine-tuning-25"]
-        for name, content in study_tables(kept).items():
+        kept = json.loads(STUDY_NUMBERS.read_text(encoding="utf-8"))
+        for name, content in study_tables(kept["fine-tuning-25"]).items():
             fill(STUDY_PAGE, name, content)
+        for name, content in study_tables(kept["fine-tuning-half"]).items():
+            fill(STUDY_PAGE, f"{name} half", content)
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/default")
     if not (run / "results.jsonl").is_file():
         print(f"{run} is no finished run: the README was left alone. `untaught run --out {run}` makes one.")
@@ -390,15 +392,11 @@ STUDY_COLUMNS = {
 
 def study_tables(found: dict[str, Any]) -> dict[str, str]:
     """The tables of the page on the downstream study, by their names there."""
+    asked = {name: place for name, place in STUDY_COLUMNS.items() if any(place in row for row in found["arms"])}
+    lines = [[f"`{row['arm']}`", *(between(row.get(place)) for place in asked.values())] for row in found["arms"]]
     return {
         "judge": judge_table(found["judge"]),
-        "arms": ruled(
-            ["arm", *STUDY_COLUMNS],
-            [
-                [f"`{row['arm']}`", *(between(row.get(place)) for place in STUDY_COLUMNS.values())]
-                for row in found["arms"]
-            ],
-        ),
+        "arms": ruled(["arm", *asked], lines),
         "effects": effects_table(found["effects"]),
         "filters": filters_table(found["filters"]),
     }
