@@ -37,6 +37,8 @@ RANKING_NUMBERS = HERE.parent / "benchmarks" / "ranking.json"
 FORGETTING_NUMBERS = HERE.parent / "benchmarks" / "forget_filter.json"
 STUDY_PAGE = HERE / "fine-tuning-study.md"
 STUDY_NUMBERS = HERE.parent / "benchmarks" / "fine_tuning_study.json"
+UNLEARNING_PAGE = HERE / "removed-or-hidden.md"
+UNLEARNING_NUMBERS = HERE.parent / "benchmarks" / "unlearning.json"
 MISSES = {"documents": "misses documents", "facts": "misses whole facts"}
 
 
@@ -65,6 +67,9 @@ def main() -> None:
             fill(STUDY_PAGE, name, content)
         for name, content in study_tables(kept["fine-tuning-half"]).items():
             fill(STUDY_PAGE, f"{name} half", content)
+    if UNLEARNING_NUMBERS.is_file():
+        for name, found in json.loads(UNLEARNING_NUMBERS.read_text(encoding="utf-8")).items():
+            fill(UNLEARNING_PAGE, name, toxicity_table(found) if name == "toxicity" else recovery_table(found))
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/default")
     if not (run / "results.jsonl").is_file():
         print(f"{run} is no finished run: the README was left alone. `untaught run --out {run}` makes one.")
@@ -445,6 +450,54 @@ def between(found: dict[str, Any] | None, form: str = "f") -> str:
         format(found[side], digits) if found[side] is not None else "?" for side in ("value", "low", "high")
     )
     return f"{value} ({low} to {high})"
+
+
+def recovery_table(found: dict[str, Any]) -> str:
+    """What each arm of a study of the lab knows of V along the first attack, and what it cost."""
+    first = next(row["attack"] for row in found["lines"] if row["attack"])
+    steps = sorted({row["steps"] for row in found["lines"] if row["attack"] == first} - {0})
+
+    def at(arm: str, items: str, attack: str | None, steps: int) -> dict[str, Any] | None:
+        wanted = {"arm": arm, "items": items, "metric": "accuracy", "attack": attack, "steps": steps}
+        return next((row for row in found["lines"] if wanted.items() <= row.items()), None)
+
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in found["lines"]):
+        cells = [at(arm, "hazard_held_out", None, 0), *(at(arm, "hazard_held_out", first, count) for count in steps)]
+        cells += [at(arm, items, None, 0) for items in ("benign", "neighbour")]
+        lines.append([f"`{arm}`", *("" if one is None else share(one, len(found["seeds"])) for one in cells)])
+    return ruled(["arm", "V", *(f"after {count} steps" for count in steps), "benign", "neighbour"], lines)
+
+
+def share(row: dict[str, Any], seeds: int) -> str:
+    """`27%`, with its interval where there are seeds to have one of."""
+    return cell(row) if seeds > 1 else words.percent(row["value"])
+
+
+TOXICITY_COLUMNS = {
+    "profane": ("prompts", "profane"),
+    "more profane than not": ("prompts", "profane_share"),
+    "fresh probe": ("probed", "auroc"),
+    "above the words": ("probed", "auroc_excess"),
+    "nats toxic": ("toxic", "nats_per_token"),
+    "nats unkind": ("unkind", "nats_per_token"),
+    "nats ordinary": ("ordinary", "nats_per_token"),
+}
+"""Columns of the toxicity study's table: items, metric."""
+
+
+def toxicity_table(found: dict[str, Any]) -> str:
+    """What each arm writes, shows and predicts, before relearning and after."""
+    places: dict[tuple[str, int], dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in found["lines"]:
+        if row["attack"] is None or row["steps"]:
+            places.setdefault((row["arm"], row["steps"]), {})[row["items"], row["metric"]] = row
+    lines = []
+    for (arm, steps), cells in sorted(places.items(), key=lambda pair: pair[0][1]):
+        values = [cells.get(place) for place in TOXICITY_COLUMNS.values()]
+        told = ["" if one is None or one["value"] is None else f"{one['value']:.2f}" for one in values]
+        lines.append([str(steps), f"`{arm}`", *told])
+    return ruled(["steps of relearning", "arm", *TOXICITY_COLUMNS], lines)
 
 
 def schema() -> dict[str, Any]:

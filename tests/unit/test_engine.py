@@ -15,6 +15,7 @@ from untaught.attest import digest
 from untaught.core import Budget, Document, Subject, UserError, Wrap, documents
 from untaught.engine import anatomy, batches, choices, models, scoring, states
 from untaught.engine.loop import Descent
+from untaught.engine.muon import Muon, orthogonal
 from untaught.engine.rig import Rig
 from untaught.engine.tuning import tune_on_text
 from untaught.lab.start import StartingModel
@@ -338,6 +339,31 @@ def test_muon_moves_the_blocks_matrices_and_adam_the_rest(subject, monkeypatch):
     rig.tune(subject.model, next_token(subject.model), text_stream(subject, rig), steps=1, matrix_lr=0.01)
     assert moved["Muon"] == {id(p) for _, p in anatomy.matrices(subject.model)}
     assert moved["Muon"] | moved["AdamW"] == {id(p) for p in subject.model.parameters()}
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (64, 24), (32, 32)])
+def test_muon_in_single_precision_is_torchs_but_for_the_precision(shape):
+    generator = torch.Generator().manual_seed(0)
+    start, moved = torch.randn(shape, generator=generator), []
+    gradients = [torch.randn(shape, generator=generator) for _ in range(3)]
+    for kind in (torch.optim.Muon, Muon):
+        weight = torch.nn.Parameter(start.clone())
+        optimiser = kind([weight], lr=0.1, weight_decay=0.1)
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            optimiser.step()
+        moved.append(weight.detach() - start)
+    assert (moved[0] - moved[1]).norm() < 0.02 * moved[0].norm()
+
+
+def test_an_orthogonal_step_keeps_directions_and_makes_lengths_alike():
+    matrix = torch.randn(16, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
+    made = orthogonal(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    inside = left.T @ made @ right.T
+    assert (inside.diagonal() > 0.6).all()
+    assert (inside.diagonal() < 1.3).all()
+    assert (inside - torch.diag(inside.diagonal())).abs().max() < 1e-4
 
 
 def test_two_rigs_of_the_same_seed_and_name_draw_the_same():

@@ -17,6 +17,7 @@ from .anatomy import matrices
 from .compute import device, now, seeded
 from .memory import expected, metered
 from .models import fresh, settled
+from .muon import Muon
 from .shards import Shards, sharded, whole
 from .states import recomputed
 
@@ -169,7 +170,7 @@ def _move(optimisers: list[torch.optim.Optimizer], rates: list[list[float]], fac
         optimiser.zero_grad(set_to_none=True)
 
 
-AVERAGES = {torch.optim.SGD: 0, torch.optim.Muon: 1, torch.optim.AdamW: 2}
+AVERAGES = {torch.optim.SGD: 0, Muon: 1, torch.optim.AdamW: 2}
 """How many running averages, each as large as a weight, an optimiser keeps."""
 
 
@@ -217,7 +218,7 @@ def _optimisers(model: nn.Module, moving: list[nn.Parameter], how: Descent) -> l
     inner, outer = ([p for p in moving if (id(p) in within) is side] for side in (True, False))
     made: list[torch.optim.Optimizer] = []
     if inner and how.matrix_lr:
-        made.append(torch.optim.Muon(inner, lr=how.matrix_lr, weight_decay=how.weight_decay))
+        made.append(Muon(inner, lr=how.matrix_lr, weight_decay=how.weight_decay))
     if outer and how.optimiser == "sgd":
         made.append(torch.optim.SGD(outer, lr=how.lr, weight_decay=how.weight_decay))
     elif outer:
