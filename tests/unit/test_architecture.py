@@ -225,3 +225,11 @@ def test_readme_tree():
     rooms = {f"{path.parent.name}/" for path in SOURCE.glob("*/__init__.py")}
     modules = {path.name for path in SOURCE.glob("*.py")} - {"__init__.py", "__main__.py"}
     assert listed.keys() - {"__init__.py", "__main__.py"} == rooms | modules
+
+
+def test_no_setting_has_a_name_that_means_something_to_a_study():
+    from untaught.core.shelves import SHELVES, find, names
+
+    taken = {"use", "budget", "stop", "text", "text_digest", "escalate"}
+    found = {(shelf, name): taken & find(shelf, name).model_fields.keys() for shelf in SHELVES for name in names(shelf)}
+    assert not {place: own for place, own in found.items() if own}

@@ -36,7 +36,7 @@ class Undo(Settings):
     """How much of the weights is replaced. Paper: 0.1 to 0.8."""
     noise: float = Field(default=0.1, ge=0)
     """Size of the noise in units of a fresh model's weights. Paper: 0.1."""
-    text: Literal["benign", "both"] = "benign"
+    reads: Literal["benign", "both"] = "benign"
     """What the student reads: `both` is hazard text too, of which the given model says what it says."""
     steps: int = Field(default=300, ge=0)
     """Optimiser steps."""
@@ -60,12 +60,12 @@ class Undo(Settings):
             for weight in model.parameters():
                 drawn = nn.init.xavier_normal_(torch.empty_like(weight)) if weight.ndim > 1 else 0.0
                 weight.mul_(1 - self.strength).add_(self.strength * self.noise * drawn)
-        rig.tune(model, loss, _read(batches, self.text), steps=self.steps, lr=self.lr)
+        rig.tune(model, loss, _read(batches, self.reads), steps=self.steps, lr=self.lr)
         healed = model if rig.spent.steps else fresh(given)  # noise alone is no result
         return replace(subject, model=healed.eval())
 
 
-def _read(pairs: Iterator[tuple[Batch, Batch]], text: str) -> Iterator[tuple[Batch, ...]]:
+def _read(pairs: Iterator[tuple[Batch, Batch]], which: str) -> Iterator[tuple[Batch, ...]]:
     """What is read of each pair."""
     for hazard, benign in pairs:
-        yield (hazard, benign) if text == "both" else (benign,)
+        yield (hazard, benign) if which == "both" else (benign,)
