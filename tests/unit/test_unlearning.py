@@ -16,7 +16,7 @@ from untaught.engine.probes import Probes
 from untaught.engine.rig import Rig
 from untaught.engine.watch import Watch
 from untaught.lab.start import StartingModel
-from untaught.unlearning.unbind import Names
+from untaught.unlearning._names import Names
 
 TEXTS = [f"The {thing} of {place} is {value}." for thing in ("river", "bell", "road") for place in ("Abburg", "Cadwick")
          for value in ("oran", "umbel")]  # fmt: skip
