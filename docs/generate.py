@@ -465,8 +465,19 @@ def recovery_table(found: dict[str, Any]) -> str:
     for arm in dict.fromkeys(row["arm"] for row in found["lines"]):
         cells = [at(arm, "hazard_held_out", None, 0), *(at(arm, "hazard_held_out", first, count) for count in steps)]
         cells += [at(arm, items, None, 0) for items in ("benign", "neighbour")]
-        lines.append([f"`{arm}`", *("" if one is None else share(one, len(found["seeds"])) for one in cells)])
-    return ruled(["arm", "V", *(f"after {count} steps" for count in steps), "benign", "neighbour"], lines)
+        told = ["" if one is None else share(one, len(found["seeds"])) for one in cells]
+        lines.append([f"`{arm}`", *told, arithmetic(found, arm)])
+    heads = ["arm", "V", *(f"after {count} steps" for count in steps), "benign", "neighbour"]
+    return ruled([*heads, "arithmetic"], lines)
+
+
+def arithmetic(found: dict[str, Any], arm: str) -> str:
+    """What an arm's own steps of unlearning computed, as a share of a pretraining."""
+    whole = statistics.mean(
+        s["spent"]["flops"] for s in found["steps"] if s["title"].startswith("pretrain for untouched")
+    )
+    own = [s["spent"]["flops"] for s in found["steps"] if f" for {arm}, seed" in s["title"] and "benign_kl" in s]
+    return f"{sum(own) / len(found['seeds']) / whole:.0%}" if own else ""
 
 
 def share(row: dict[str, Any], seeds: int) -> str:

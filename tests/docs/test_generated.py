@@ -58,3 +58,11 @@ def test_the_page_on_the_downstream_study_has_the_tables_of_the_kept_numbers():
     first, half = shares.values()
     assert [first[arm] for arm in ("saft", "few_shot_ranker", "random")] == [22, -26, 36], "the text"
     assert [half[arm] for arm in ("few_shot_ranker", "random")] == [51, 22], "the text"
+
+
+def test_the_page_on_what_is_removed_has_the_tables_of_the_kept_numbers():
+    studies = json.loads((ROOT / "benchmarks" / "unlearning.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "removed-or-hidden.md").read_text(encoding="utf-8")
+    for name, found in studies.items():
+        table = generator().toxicity_table if name == "toxicity" else generator().recovery_table
+        assert table(found) in page, "run `make docs`"
