@@ -296,9 +296,10 @@ NAMES = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "log.md"], ids=lambda page: page.name)
 def test_every_name_in_running_text_exists(page):
-    """In the package, or in a file that the page itself writes."""
+    """In the package, in a study of ours, or in a file that the page itself writes."""
     own = " ".join(block.text for block in blocks(page) if block.file)
-    code = " ".join(p.read_text(encoding="utf-8") for p in SOURCE.rglob("*") if p.suffix in (".py", ".yaml"))
+    files = [p for p in SOURCE.rglob("*") if p.suffix in (".py", ".yaml")] + [*(ROOT / "studies").glob("*.yaml")]
+    code = " ".join(p.read_text(encoding="utf-8") for p in files)
     known = set(re.findall(r"\w+", code + own)) | {name for shelf in shelves.SHELVES for name in shelves.names(shelf)}
     assert sorted(set(NAMES.findall(prose(page))) - known) == []
 
