@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from ..core import Subject, UserError, require
+from ..core import Mark, Marks, Subject, UserError, marks, require
 
 Value = tuple[float | None, str | None]
 """A mark, or the cause why there is none."""
+Graded = dict[str, list[Value]]
+"""Every metric of one answer to each prompt."""
 BROKEN = "the model's numbers are not finite"
 NOTHING = "the model said nothing"
 REFUSALS = (
@@ -57,6 +59,16 @@ def refuses(answer: str) -> bool:
     """
     plain = " ".join(answer.replace("\u2019", "'").lower().split())
     return any(phrase in plain for phrase in REFUSALS)
+
+
+def averaged(names: Sequence[str], samples: int | None, graded: Callable[[int | None], Graded]) -> Marks:
+    """Marks of each name: means over the samples, or what the likeliest answer gets where `samples` is None."""
+    found = [graded(draw) for draw in ([None] if samples is None else range(samples))]
+    return marks(
+        Mark(name, metric, value, note=why)
+        for metric in found[0]
+        for name, (value, why) in zip(names, map(mean, zip(*(one[metric] for one in found), strict=True)), strict=True)
+    )
 
 
 def mean(draws: Sequence[Value]) -> Value:

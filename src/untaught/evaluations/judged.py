@@ -27,10 +27,10 @@ from typing import ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from ..core import MESSAGES, Documents, Mark, Marks, Role, Settings, Subject, UserError, Wrap, marks
+from ..core import MESSAGES, Documents, Marks, Role, Settings, Subject, UserError, Wrap
 from ..corpus.pools import Pool, eligible
 from ..corpus.reading import read_documents
-from ._answers import Value, answers, asked, mean, refuses
+from ._answers import Graded, answers, asked, averaged, refuses
 from ._judge import Judge, agreement, taught
 
 FILE = "judge.npz"
@@ -83,22 +83,20 @@ class Judged(Settings):
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         prompts = asked(items, self.items)
-        draws = [None] if self.samples is None else range(self.samples)
-        graded = [self._graded(subject, prompts, draw) for draw in draws]
-        return marks(
-            Mark(item, metric, value, note=why)
-            for metric in graded[0]
-            for item, (value, why) in zip(
-                items["id"].to_pylist(), map(mean, zip(*(one[metric] for one in graded), strict=True)), strict=True
-            )
-        )
+        judge = self._judge()
+        return averaged(items["id"].to_pylist(), self.samples, lambda draw: self._graded(subject, prompts, judge, draw))
 
-    def _graded(self, subject: Subject, prompts: list[str], draw: int | None) -> dict[str, list[Value]]:
+    def _judge(self) -> Judge | None:
+        """The judge that was made before, or one that is made now; None where none is named."""
+        if self.judge is None:
+            return None
+        return self._taught() if self.fitted is None else Judge.load(Path(self.fitted) / FILE)
+
+    def _graded(self, subject: Subject, prompts: list[str], judge: Judge | None, draw: int | None) -> Graded:
         """Every metric of one answer to each prompt."""
         said = answers(subject, prompts, self.tokens, draw)
-        found: dict[str, list[Value]] = {}
-        if self.judge is not None:
-            judge = self._taught() if self.fitted is None else Judge.load(Path(self.fitted) / FILE)
+        found: Graded = {}
+        if judge is not None:
             judged = judge.harmful(self._reader(), _examples(prompts, [text for text, _ in said]))
             judged = [(None, why) if why else one for (_, why), one in zip(said, judged, strict=True)]
             found["harmful"] = judged
