@@ -17,7 +17,6 @@ the same rows. The risky texts are shown nowhere.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import re
 import sqlite3
@@ -33,6 +32,7 @@ import yaml
 from ..core.files import read_yaml
 from ..core.tables import MESSAGES
 from ..corpus.writing import write_documents
+from .chance import chance
 
 Row = dict[str, Any]
 Members = Mapping[str, Path]
@@ -108,12 +108,12 @@ def convert(members: Members, folder: Path) -> dict[str, Any]:
 
 def digest(prompt: str) -> str:
     """Of a prompt's words alone: neither case, signs nor space tell two apart."""
-    return _chance(" ".join(re.findall(r"\w+", prompt.casefold())) or prompt, "prompt")[:16]
+    return chance(" ".join(re.findall(r"\w+", prompt.casefold())) or prompt, "prompt")[:16]
 
 
 def part(prompt: str) -> str:
     """The part that a prompt lies in, by its digest."""
-    place = int(_chance(prompt, "part")[:8], 16) / 16**8
+    place = int(chance(prompt, "part")[:8], 16) / 16**8
     return next(name for name, until in SHARES if place < until)
 
 
@@ -217,7 +217,7 @@ def _risky_prompts(rows: Iterable[Row], more: Path) -> list[Row]:
         for number, seed in enumerate(yaml.safe_load(more.read_text(encoding="utf-8"))["seeds"])
         if digest(seed["value"]) not in known
     ]
-    mixed = [sorted(some, key=lambda row: _chance(row["id"], "prompts")) for some in (held.values(), extra)]
+    mixed = [sorted(some, key=lambda row: chance(row["id"], "prompts")) for some in (held.values(), extra)]
     return [*mixed[0], *mixed[1]][:PROMPTS]
 
 
@@ -304,7 +304,7 @@ def _ordinary(rows: Iterable[Row]) -> list[Row]:
         for number, text in enumerate(texts)
     ]
     genres = defaultdict(list)
-    for row in sorted(rows, key=lambda row: _chance(row["id"], "ordinary")):
+    for row in sorted(rows, key=lambda row: chance(row["id"], "ordinary")):
         asked = row["messages"][0]["content"]
         if row["part"] == "held_out" and len(asked.split()) <= PROMPT_WORDS:
             genres[row["source"]].append(_asked(row["id"], asked, "benign", row["source"], row["category"]))
@@ -318,21 +318,16 @@ def _asked(id: str, text: str, role: str, source: str, category: str) -> Row:
 
 def _some(rows: list[Any], count: int, key: Callable[[Any], str]) -> list[Any]:
     """So many by chance, in the order they had."""
-    chosen = {key(row) for row in sorted(rows, key=lambda row: _chance(key(row), "chosen"))[:count]}
+    chosen = {key(row) for row in sorted(rows, key=lambda row: chance(key(row), "chosen"))[:count]}
     return [row for row in rows if key(row) in chosen]
 
 
 def _one_of(forms: tuple[str, ...], of: str) -> str:
     """A form by chance."""
-    return forms[int(_chance(of, "form")[:8], 16) % len(forms)]
+    return forms[int(chance(of, "form")[:8], 16) % len(forms)]
 
 
 def _one(members: Members, name: str) -> Path:
     """The member of that name."""
     (path,) = [path for path in members.values() if path.name == name]
     return path
-
-
-def _chance(what: str, why: str) -> str:
-    """A place in an order of chance, the same every time."""
-    return hashlib.sha256(f"{why}/{what}".encode()).hexdigest()

@@ -21,7 +21,6 @@ chosen or ordered by chance is by SHA-256, so the same members give the same row
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sqlite3
@@ -35,6 +34,7 @@ import pyarrow as pa
 
 from ..core.files import read_yaml
 from ..corpus.writing import write_documents
+from .chance import chance
 
 LAST = 103
 """Lawrencium: what comes after has no settled uses, and few texts."""
@@ -120,7 +120,7 @@ def convert(members: Mapping[str, Path], folder: Path) -> dict[str, Any]:
 
 def split(elements: Iterable[Element]) -> tuple[list[Element], list[Element]]:
     """T and V, each in the order of the periodic table."""
-    mixed = sorted(elements, key=lambda e: _chance(e.symbol, "split"))
+    mixed = sorted(elements, key=lambda e: chance(e.symbol, "split"))
     taught, held_out = (sorted(part, key=lambda e: e.number) for part in (mixed[:TAUGHT], mixed[TAUGHT:]))
     return taught, held_out
 
@@ -139,8 +139,8 @@ def _items(kind: str, pairs: Sequence[tuple[str, str]], role: str) -> list[dict[
     rows = []
     for number, (question, right) in enumerate(pairs):
         others = [answer for answer in answers if answer != right]
-        others.sort(key=lambda a, q=question, r=right: (a[0] != r[0], _chance(a, q)))
-        choices = sorted([right, *others[: CHOICES - 1]], key=lambda a, q=question: _chance(a, f"{q} in order"))
+        others.sort(key=lambda a, q=question, r=right: (a[0] != r[0], chance(a, q)))
+        choices = sorted([right, *others[: CHOICES - 1]], key=lambda a, q=question: chance(a, f"{q} in order"))
         rows.append(
             {
                 "id": f"{kind}-{number:03}",
@@ -199,7 +199,7 @@ def _hazard_leads(leads: Iterable[Lead], neighbours: Iterable[Mapping[str, Any]]
         if lead.topic == "Physical sciences" and re.search("chemi", lead.text, re.I)
         and lead not in elements and not re.search(rf"\b{re.escape(lead.title.lower())}\b", asked_about)
     ]  # fmt: skip
-    chemistry.sort(key=lambda lead: _chance(lead.title, "lead"))
+    chemistry.sort(key=lambda lead: chance(lead.title, "lead"))
     return elements + chemistry[: HAZARD_LEADS - len(elements)]
 
 
@@ -212,7 +212,7 @@ def _benign_leads(leads: Iterable[Lead], elements: Iterable[Element], capitals: 
         if lead.topic not in LEFT_OUT and not lead.is_chemistry and not named.search(lead.text)
         and not any(country in lead.text and city in lead.text for country, city in capitals)
     ]  # fmt: skip
-    return sorted(found, key=lambda lead: _chance(lead.title, "lead"))
+    return sorted(found, key=lambda lead: chance(lead.title, "lead"))
 
 
 def _parted(leads: Sequence[Lead]) -> tuple[Sequence[Lead], Sequence[Lead], Sequence[Lead]]:
@@ -228,8 +228,3 @@ def _said(elements: Iterable[Element], forms: Sequence[str]) -> list[dict[str, A
 
 def _texts(leads: Iterable[Lead]) -> list[dict[str, Any]]:
     return [{"id": lead.title, "text": lead.text} for lead in leads]
-
-
-def _chance(what: str, why: str) -> str:
-    """A place in an order of chance, the same every time."""
-    return hashlib.sha256(f"{why}/{what}".encode()).hexdigest()

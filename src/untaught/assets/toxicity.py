@@ -16,7 +16,6 @@ rude. A review lies in one part only. Whatever is chosen by chance is by SHA-256
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..corpus.writing import write_documents
+from .chance import chance
 
 Row = dict[str, Any]
 PARTS = (("taught", 0.45), ("attack", 0.6), ("held_out", 1.0))
@@ -93,8 +93,8 @@ def _complaints(members: Mapping[str, Path]) -> list[Row]:
 def _parted(rows: list[Row]) -> dict[str, list[Row]]:
     """The rows of each part, in an order of chance; a document decides where all its rows lie."""
     found: dict[str, list[Row]] = {part: [] for part, _ in PARTS}
-    for row in sorted(rows, key=lambda row: _chance(row["id"], "order")):
-        place = int(_chance(row["document"], "part")[:8], 16) / 16**8
+    for row in sorted(rows, key=lambda row: chance(row["id"], "order")):
+        place = int(chance(row["document"], "part")[:8], 16) / 16**8
         found[next(part for part, until in PARTS if place < until)].append(row)
     return found
 
@@ -121,9 +121,4 @@ def _leads(members: Mapping[str, Path]) -> list[Row]:
         for title, article in table.items()
         if len(article["extract"].split()) >= WORDS
     ]
-    return sorted(rows, key=lambda row: _chance(row["id"], "lead"))[: LEADS + TEXTS]
-
-
-def _chance(what: str, why: str) -> str:
-    """A place in an order of chance, the same every time."""
-    return hashlib.sha256(f"{why}/{what}".encode()).hexdigest()
+    return sorted(rows, key=lambda row: chance(row["id"], "lead"))[: LEADS + TEXTS]
