@@ -48,7 +48,7 @@ def equal(one, other):
 def made(use, **settings):
     """A method with few steps on few texts, and few of its attacker's."""
     cls = find("unlearning", use)
-    small = {"steps": 4, "batch_size": 4, "length": 32, "inner_steps": 2}
+    small = {"steps": 4, "batch_size": 4, "length": 32, "inner_steps": 2, "rare": 0.5}
     return cls.settle({k: v for k, v in small.items() if k in cls.model_fields} | settings, use)
 
 

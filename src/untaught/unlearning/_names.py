@@ -31,7 +31,8 @@ class Names:
         tokens = sorted({token for row in rows for token in row} - set(tokenizer.all_special_ids))
         pieces = dict(zip(tokens, tokenizer.convert_ids_to_tokens(tokens), strict=True))
         seen = Counter(word for row in rows for word in {word for _, _, word in _words(row, pieces)})
-        rare = frozenset(word for word, count in seen.items() if count <= share * len(rows))
+        most = max(1.0, share * len(rows))
+        rare = frozenset(word for word, count in seen.items() if count <= most)
         found: dict[tuple[bool, int], set[tuple[int, ...]]] = defaultdict(set)
         for row in rows:
             for start, stop, word in _words(row, pieces):
@@ -39,8 +40,8 @@ class Names:
                     found[pieces[row[start]][0] in SPACES, stop - start].add(tuple(row[start:stop]))
         if not any(len(names) > 1 for names in found.values()):
             raise UserError(
-                f"no two names to exchange: no two words stand in {share:.0%} of the {len(rows)} hazard texts or fewer."
-                " Raise 'rare', or give more text."
+                f"no two names to exchange: no two words of one length in tokens stand in {int(most)} of the {len(rows)}"
+                " hazard texts or fewer. Raise 'rare', or give more text."
             )
         return cls(pieces, rare, {shape: sorted(names) for shape, names in found.items()})
 

@@ -36,12 +36,12 @@ class Unbind(Settings):
     """Answer of each name what is answered of any, hold benign text."""
 
     rare: float = Field(default=0.05, gt=0, le=1)
-    """Share of the hazard texts in which a name stands, at most."""
-    alpha: float = Field(default=1.0, ge=0)
+    """Share of the hazard texts in which a name stands, at most. A word of one text alone is always a name."""
+    alpha: float = Field(default=10.0, ge=0)
     """Weight of the benign term."""
-    steps: int = Field(default=150, ge=0)
+    steps: int = Field(default=200, ge=0)
     """Optimiser steps."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=5e-3, gt=0)
     """AdamW's constant rate."""
     batch_size: int = Field(default=16, ge=1)
     """Documents a step, of each kind."""
