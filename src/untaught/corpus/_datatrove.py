@@ -85,7 +85,10 @@ def doing(workers: int | None, folder: Path) -> Doing:
         there, moved = anywhere(worker, tasks)
         count = min(len(tasks), A_WORKER * processes.count)
         (folder / WORK).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.absolute() / WORK, prefix=".datatrove-") as logs:
+        # A rank that is being ended may still write there while it is removed; `sweep` takes what is left.
+        with tempfile.TemporaryDirectory(
+            dir=folder.absolute() / WORK, prefix=".datatrove-", ignore_cleanup_errors=True
+        ) as logs:
             for rank, answers in processes(_Ranks(there, moved, count, logs), range(count)):
                 yield from zip(tasks[rank::count], answers, strict=True)
 

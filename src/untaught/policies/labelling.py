@@ -20,6 +20,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -106,10 +107,20 @@ class Client:
         print(f"untaught: sending the text of {count} {what} to {self.settings.model} at {place}.", file=sys.stderr)
 
     def _answered(self, prompt: str, questions: Sequence[str]) -> Generator[bool | None, None, None]:
-        """Answers in order, several calls at once; what is not begun is dropped when the reader stops."""
-        pool = ThreadPoolExecutor(self.settings.at_once)
+        """Answers in order, several calls at once; what is not begun is dropped when the reader stops, or one fails."""
+        pool, failed = ThreadPoolExecutor(self.settings.at_once), threading.Event()
+
+        def one(question: str) -> bool | None:
+            if failed.is_set():
+                return None  # never read: questions are begun in order, and the one that failed is read first
+            try:
+                return self._called(prompt, question)
+            except BaseException:
+                failed.set()
+                raise
+
         try:
-            yield from pool.map(lambda question: self._called(prompt, question), questions)
+            yield from pool.map(one, questions)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

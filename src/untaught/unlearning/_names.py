@@ -40,7 +40,7 @@ class Names:
                     found[pieces[row[start]][0] in SPACES, stop - start].add(tuple(row[start:stop]))
         if not any(len(names) > 1 for names in found.values()):
             raise UserError(
-                f"no two names to exchange: no two words of one length in tokens stand in {int(most)} of the {len(rows)}"
+                f"no two names to exchange: no two words of as many tokens stand in {int(most)} of the {len(rows)}"
                 " hazard texts or fewer. Raise 'rare', or give more text."
             )
         return cls(pieces, rare, {shape: sorted(names) for shape, names in found.items()})
