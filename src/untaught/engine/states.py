@@ -40,22 +40,30 @@ def hidden_of(
     Blocks above the highest of them, and those that `below` covers, are not run.
     """
     stack, batch = blocks(model), batch.to(device())
-    found: dict[int, Any] = {}
     highest = max(layers)
-
-    def keep(layer: int, module: nn.Module, args: Any, output: Any) -> None:
-        found[layer] = output
-
     with ExitStack() as held:
         if below is not None:
             held.enter_context(below.standing_in(model, batch))
-        for layer in set(layers):
-            held.callback(stack[layer].register_forward_hook(partial(keep, layer)).remove)
+        found = held.enter_context(overheard(model, layers))
         held.enter_context(_replaced(stack[highest + 1 :], lambda state: _like(found[highest], state)))
         held.enter_context(_replaced(_head(model), lambda state: state))
         with autocast():
             model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     return [first(found[layer]) for layer in layers]
+
+
+@contextmanager
+def overheard(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, Any]]:
+    """What these blocks put out in whatever pass is made meanwhile, the last if there are several."""
+    found: dict[int, Any] = {}
+
+    def keep(layer: int, module: nn.Module, args: Any, output: Any) -> None:
+        found[layer] = output
+
+    with ExitStack() as held:
+        for layer in set(layers):
+            held.callback(blocks(model)[layer].register_forward_hook(partial(keep, layer)).remove)
+        yield found
 
 
 class Activations:

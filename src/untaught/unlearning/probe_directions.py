@@ -25,13 +25,13 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import Corpus, Documents, Rig, Settings, Subject, UserError
-from ..engine.anatomy import blocks, layer_index
+from ..engine.anatomy import blocks, first, layer_index
 from ..engine.batches import Batch
 from ..engine.examples import paired, rows
 from ..engine.models import fresh, settled, with_lora
 from ..engine.probes import Probes, spread
 from ..engine.scoring import divergence
-from ..engine.states import hidden_of
+from ..engine.states import hidden_of, overheard
 
 
 class ProbeDirections(Settings):
@@ -72,14 +72,14 @@ class ProbeDirections(Settings):
 
             def loss(drawn: Batch, other: Batch, probes: Probes = probes) -> dict[str, Tensor]:
                 above = probes.along(torch.stack(hidden_of(model, drawn, layers))[:, :, 1:].float())
-                with torch.no_grad():
-                    before = torch.stack(hidden_of(frozen, other, layers))[:, :, 1:].float()
-                apart = torch.stack(hidden_of(model, other, layers))[:, :, 1:].float() - before
-                held = (apart.square() / variance).mean(-1).mean(0)
+                with overheard(frozen, layers) as before, overheard(model, layers) as now:
+                    far = divergence(frozen, model, other)
+                apart = torch.stack([first(now[layer]).float() - first(before[layer]).float() for layer in layers])
+                held = (apart[:, :, 1:].square() / variance).mean(-1).mean(0)
                 return {
                     "forget": drawn.mean(above.relu().mean(0)),
                     "retain": self.alpha * other.mean(held),
-                    "kl": self.gamma * other.mean(divergence(frozen, model, other)),
+                    "kl": self.gamma * other.mean(far),
                 }
 
             rig.tune(model, loss, batches, steps=min(self.refit, self.steps - start), lr=self.lr)
