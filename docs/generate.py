@@ -10,6 +10,7 @@ are left as they are.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import statistics
@@ -461,14 +462,31 @@ def recovery_table(found: dict[str, Any]) -> str:
         wanted = {"arm": arm, "items": items, "metric": "accuracy", "attack": attack, "steps": steps}
         return next((row for row in found["lines"] if wanted.items() <= row.items()), None)
 
+    asked = [items for items in ("benign", "neighbour") if at("untouched", items, None, 0)]
+    top = (at("untouched", "hazard_held_out", None, 0) or {})["value"]
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in found["lines"]):
-        cells = [at(arm, "hazard_held_out", None, 0), *(at(arm, "hazard_held_out", first, count) for count in steps)]
-        cells += [at(arm, items, None, 0) for items in ("benign", "neighbour")]
+        curve = [at(arm, "hazard_held_out", None, 0), *(at(arm, "hazard_held_out", first, count) for count in steps)]
+        cells = [*curve, *(at(arm, items, None, 0) for items in asked)]
         told = ["" if one is None else share(one, len(found["seeds"])) for one in cells]
-        lines.append([f"`{arm}`", *told, arithmetic(found, arm)])
-    heads = ["arm", "V", *(f"after {count} steps" for count in steps), "benign", "neighbour"]
-    return ruled([*heads, "arithmetic"], lines)
+        half = half_back(list(zip([0, *steps], [one["value"] for one in curve if one], strict=True)), top)
+        lines.append([f"`{arm}`", *told, half, arithmetic(found, arm)])
+    heads = ["arm", "V", *(f"after {count} steps" for count in steps), *asked]
+    return ruled([*heads, "half back after", "arithmetic"], lines)
+
+
+def half_back(curve: list[tuple[int, float]], top: float) -> str:
+    """Steps after which half of what a method took from the untouched model's V is back, on straight lines between
+    points. Nothing where it took less than a fifth of V.
+    """
+    before = curve[0][1]
+    middle = (before + top) / 2
+    if top - before < 0.2:
+        return ""
+    for (left, low), (right, high) in itertools.pairwise(curve):
+        if high >= middle:
+            return f"{left + (right - left) * (middle - low) / (high - low):.0f}"
+    return f"over {curve[-1][0]}"
 
 
 def arithmetic(found: dict[str, Any], arm: str) -> str:
@@ -511,6 +529,12 @@ def toxicity_table(found: dict[str, Any]) -> str:
     return ruled(["steps of relearning", "arm", *TOXICITY_COLUMNS], lines)
 
 
+def searched(setting: dict[str, Any]) -> dict[str, Any]:
+    """A setting of an attack, which may be left open: a list is searched."""
+    told = {name: setting.pop(name) for name in ("description", "title", "default") if name in setting}
+    return told | {"anyOf": [setting, {"type": "array", "minItems": 2}]}
+
+
 def schema() -> dict[str, Any]:
     """JSON Schema of a study file, with every component's settings: for editors."""
     whole = Study.model_json_schema(by_alias=True)
@@ -523,7 +547,11 @@ def schema() -> dict[str, Any]:
             parts |= own.pop("$defs", {})
             own["properties"] = {"use": {"const": name}, **own.get("properties", {})}
             if shelf == "attacks":
+                own["properties"] = {
+                    name: found if name == "use" else searched(found) for name, found in own["properties"].items()
+                }
                 own["properties"]["budget"] = {"$ref": "#/$defs/Budgets"}
+                own["properties"]["search"] = parts["Attack"]["properties"]["search"]
             if shelf == "filters":
                 own["properties"]["escalate"] = parts["Stage"]["properties"]["escalate"]
             if shelf == "training":
@@ -533,7 +561,7 @@ def schema() -> dict[str, Any]:
             own["required"] = ["use"]
             options.append(own)
         parts[shelf] = {"anyOf": [*options, {"enum": names(shelf)}]}
-    del parts["Stage"], parts["Lesson"], parts["Unlearning"]
+    del parts["Stage"], parts["Lesson"], parts["Unlearning"], parts["Attack"]
     for part in ("filters", "training", "unlearning"):
         parts["Arm"]["properties"][part]["items"] = {"$ref": f"#/$defs/{part}"}
     for part in ("attacks", "evaluations"):

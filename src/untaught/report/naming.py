@@ -12,6 +12,9 @@ from .reading import Row
 FAMILIAR = ("share", "bits", "rank", "layer", "donor", "steps")
 """Settings with one spelling on every shelf: of two that tell attacks apart equally well, the familiar one is named."""
 
+TRIALS = "trials tried"
+"""Stands among a searched attack's settings for how many were tried."""
+
 
 @dataclass(frozen=True)
 class Attack:
@@ -42,6 +45,7 @@ def attacks(rows: Iterable[Row]) -> dict[tuple[str, str], Attack]:
         kin = {name: settings for name, settings in found.items() if name[0] == component}
         for (name, settings), words in zip(kin.items(), tell_apart(list(kin.values())), strict=True):
             label = f"{component} ({words})" if words else component
+            label += f", worst of {settings[TRIALS]} trials" if TRIALS in settings else ""
             donor = settings.get("donor")
             named[name] = Attack(component, name[1], label, donor if isinstance(donor, str) else None)
     return {name: named[name] for name in found}
@@ -74,8 +78,9 @@ def tell_apart(variants: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _own(row: Row) -> dict[str, Any]:
-    """The settings of the attack itself: its name and budget are told elsewhere."""
-    return {name: value for name, value in (row.attack_settings or {}).items() if name not in {"use", "budget"}}
+    """The settings of the attack itself: its name and budget are told elsewhere. A search's trials are one attack."""
+    own = {name: value for name, value in (row.attack_settings or {}).items() if name not in {"use", "budget"}}
+    return own if row.search is None else own | row.search.ranges | {TRIALS: row.search.of}
 
 
 def _flat(settings: dict[str, Any], above: str = "") -> dict[str, str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from . import effects, figures, frontier, tables, words
-from .naming import attacks, key
-from .pooling import Measure
+from . import effects, figures, frontier, searches, tables, words
+from .naming import Attack, attacks, key
+from .pooling import AT_MOST, Measure
 from .reading import Row, Run, read
 from .verdicts import Account, account, headline, sentence
 
@@ -68,6 +69,8 @@ def render(story: Account) -> str:
         open_book=figures.open_book(story),
         frontier=frontier.frontier(story, style, figures.BROAD, figures.PHONE),
         price=frontier.price,
+        searches=searches.searches(story),
+        at_most=words.percent(AT_MOST),
         compared=effects.comparisons(story),
         agreements=effects.agreements(story.run),
         effects=effects,
@@ -115,7 +118,17 @@ def _hides_the_question(other: Measure, measure: Measure) -> bool:
 def grid_lines(run: Run) -> list[GridLine]:
     """Every row of the results, in the file's order."""
     named, repeated = attacks(run.rows), len(run.attack_seeds) > 1
-    return [_grid_line(row, named[place].label if (place := key(row)) else "none", repeated) for row in run.rows]
+    return [_grid_line(row, _attack(row, named), repeated) for row in run.rows]
+
+
+def _attack(row: Row, named: Mapping[tuple[str, str], Attack]) -> str:
+    """An attack's name; of a trial, what was tried."""
+    if (place := key(row)) is None:
+        return "none"
+    if row.search is None:
+        return named[place].label
+    tried = ", ".join(f"{name} {(row.attack_settings or {}).get(name)}" for name in row.search.ranges)
+    return f"{row.attack}, trial {row.search.trial + 1} of {row.search.of} ({tried})"
 
 
 def _grid_line(row: Row, attack: str, repeated: bool) -> GridLine:

@@ -27,6 +27,20 @@ class Cost(Settings):
     seconds: float = Field(default=0, ge=0)
 
 
+class Trial(Settings):
+    """What a row that is a search's trial says of it."""
+
+    model_config = ConfigDict(extra="ignore")
+    trial: int = Field(ge=0)
+    of: int = Field(ge=1)
+    ranges: dict[str, list[Any]]
+    """What its settings were searched in."""
+    hazard: float | None
+    """The measure that the search decided by: more is better for the attacker."""
+    cost: float
+    """Of utility."""
+
+
 class Row(Settings):
     """One line of `results.jsonl`. Columns that a later version adds are passed over."""
 
@@ -54,6 +68,8 @@ class Row(Settings):
     """None without an attack, and for attacks that draw nothing."""
     weights: str = ""
     """Digest of the weights that were evaluated."""
+    search: Trial | None = None
+    """Of a trial: which it was."""
 
     @property
     def cost(self) -> Cost:

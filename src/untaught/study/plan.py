@@ -8,18 +8,23 @@ and of all that stand on it, and of nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from .. import assets
 from ..attest import digest
 from ..core import Budget, UserError, Wrap
-from ..core.shelves import Use
+from ..core.shelves import Use, find
 from ..corpus.world import role_of
 from . import files
 from .provenance import code, uses, versions
-from .schema import SIDES, Arm, Drawn, Entry, Lesson, Study
+from .schema import SIDES, Arm, Attack, Drawn, Entry, Lesson, Study
+
+if TYPE_CHECKING:
+    from .store import Store
 
 ASKING = ("preparation", "evaluations")
 """Kinds of step that draw nothing at random."""
@@ -41,6 +46,8 @@ class Step:
     budget: Budget | None = None
     seeded: bool = True
     """Whether it depends on the seed. Files, and what is only asked of them, do not: it is done once for all seeds."""
+    trial: Callable[[Mapping[str, Any], Budget], Cell] | None = None
+    """Of a search: the cell of a trial with these settings in place of the ranges."""
 
     @property
     def label(self) -> str:
@@ -67,11 +74,13 @@ class Cell:
     subject: Step
     """The step whose subject is evaluated."""
     evaluations: tuple[tuple[Entry, Step], ...]
+    search: Mapping[str, Any] | None = None
+    """Of a trial: which it was of how many, what its settings were searched in, and what it came to."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every step, inputs first, and the grid of what is evaluated."""
+    """Every step, inputs first, and the grid of what is evaluated. What a search tries is known when it is done."""
 
     study: Study
     steps: tuple[Step, ...]
@@ -83,12 +92,30 @@ def plan(study: Study) -> Plan:
     from ..engine.compute import decisive
 
     files, compute = _Files.of(study), decisive(study.compute)
-    cells = [cell for seed in study.seeds for cell in _Seed(study, seed, files, compute).cells()]
+    seeds = [_Seed(study, seed, files, compute) for seed in study.seeds]
+    cells = [cell for seed in seeds for cell in seed.cells()]
+    return Plan(study, _ordered(cells, [step for seed in seeds for step in seed.searches()]), tuple(cells))
+
+
+def unfolded(plan: Plan, store: Store) -> Plan:
+    """With the cells of every trial that a finished search made, and their steps."""
+    trials = []
+    for step in plan.steps:
+        if step.trial is not None and (record := store.record(step.identity)) is not None:
+            for told in record.measured["trials"]:
+                cell = step.trial(told["settings"], Budget(**told["budget"]))
+                trials.append(replace(cell, search=told["search"]))
+    if not trials:
+        return plan
+    searches = [step for step in plan.steps if step.trial is not None]
+    return Plan(plan.study, _ordered([*plan.cells, *trials], searches), (*plan.cells, *trials))
+
+
+def _ordered(cells: Iterable[Cell], more: Iterable[Step]) -> tuple[Step, ...]:
     steps: dict[str, Step] = {}
-    for cell in cells:
-        for _, step in cell.evaluations:
-            _collect(step, steps)
-    return Plan(study, tuple(steps.values()), tuple(cells))
+    for step in [step for cell in cells for _, step in cell.evaluations] + list(more):
+        _collect(step, steps)
+    return tuple(steps.values())
 
 
 def _collect(step: Step, into: dict[str, Step]) -> None:
@@ -152,11 +179,37 @@ class _Seed:
     def cells(self) -> Iterable[Cell]:
         for name in self.study.arms:
             yield self._cell(name, None, None, None, self.arms[name])
-            for attack in self.study.attacks:
-                draws = getattr(attack.component("attacks", attack.use), "random", True)
-                for seed in self.study.attack_seeds if draws else [None]:
+            for index, attack in enumerate(self.study.attacks):
+                if attack.ranges(f"attacks.{index}"):
+                    continue
+                for seed in self._draws(attack):
                     for budget in attack.budget.points() if attack.budget else [Budget()]:
                         yield self._cell(name, attack, budget, seed, self._attacked(name, attack, budget, seed))
+
+    def searches(self) -> Iterable[Step]:
+        """A step for each arm and attack whose settings are to be searched. It tries what it likes when it is done."""
+        for index, attack in enumerate(self.study.attacks):
+            if not attack.ranges(f"attacks.{index}"):
+                continue
+            for name in self.study.arms:
+                whole = self._cell(name, None, None, None, self.arms[name])
+                before = {f"before {place}": step for place, (_, step) in enumerate(whole.evaluations)}
+                inputs = {"world": self.world, "subject": self.arms[name], **before, **self._donor(attack)}
+                for seed in self._draws(attack):
+                    own = {"attack_seed": seed} if seed else {}
+                    own |= {"search": attack.search.changed() if attack.search else {}, "sampler": _sampler()}
+                    for budget in attack.budget.points() if attack.budget else [Budget()]:
+                        title = f"search of {attack.use} on {name}"
+                        made = self._step("search", title, inputs, entry=attack, settings=own, budget=budget)
+                        yield replace(made, trial=partial(self._trial, name, attack, seed))
+
+    def _trial(self, arm: str, attack: Attack, seed: int | None, values: Mapping[str, Any], budget: Budget) -> Cell:
+        closed = attack.closed(values)
+        return self._cell(arm, closed, budget, seed, self._attacked(arm, closed, budget, seed))
+
+    def _draws(self, attack: Attack) -> Sequence[int | None]:
+        """The attack seeds of an attack; one that draws nothing has none."""
+        return self.study.attack_seeds if getattr(find("attacks", attack.use), "random", True) else [None]
 
     def _world(self) -> Step:
         study = self.study
@@ -273,6 +326,17 @@ class _Seed:
             }
         )
         return Step(kind, title, identity, self.seed, inputs, entry, used, budget, seeded)
+
+
+def _sampler() -> str:
+    """What proposes the settings of a trial, with its version: another may propose others."""
+    try:
+        return f"optuna {importlib.metadata.version('optuna')}"
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(
+            "an attack has ranges, and optuna, which searches them, is not installed. Install it:"
+            " pip install 'untaught[sweep]', or give each setting one value."
+        ) from None
 
 
 def _asks(stage: Use) -> bool:

@@ -29,7 +29,7 @@ from .store import Store
 
 GUESS = {
     **{"world": 3.0, "pool": 0.5, "filters": 2.0, "training": 75.0, "unlearning": 8.0, "attacks": 4.0},
-    **{"preparation": 60.0, "evaluations": 0.6},
+    **{"preparation": 60.0, "evaluations": 0.6, "search": 120.0},
 }
 """Seconds a step of each kind takes on the lab, for when nothing like it was ever run here."""
 

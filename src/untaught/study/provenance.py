@@ -28,7 +28,8 @@ def uses(kind: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
 def code(kind: str, uses: tuple[str, ...]) -> str:
     """Digest of the components' code and of the rooms they stand on."""
     shared = [ROOT / room for room in FOUNDATION]
-    shelf = "evaluations" if kind == "preparation" else kind
+    shared += [ROOT / "study" / "searching.py", ROOT / "study" / "ranges.py"] if kind == "search" else []
+    shelf = {"preparation": "evaluations", "search": "attacks"}.get(kind, kind)
     helpers = sorted((ROOT / shelf).glob("_*.py"))
     return digest.of_code(*shared, *helpers, *(source(shelf, use) for use in uses))
 

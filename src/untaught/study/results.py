@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from .. import __version__
 from ..core import Record, Spent, UserError, by_metric
 from ..corpus.writing import write_atomically, write_documents
-from .plan import Cell, Plan, Step
+from .plan import Cell, Plan, Step, unfolded
 from .schema import Entry
 from .steps import BARRED
 from .store import Store
@@ -44,6 +44,7 @@ def prepared(out: Path) -> Iterator[None]:
 
 def write(plan: Plan, store: Store, out: Path) -> list[dict[str, Any]]:
     """Write the run folder, each file whole or not at all. Returns the rows."""
+    plan = unfolded(plan, store)
     for name in ("marks", "records"):
         (out / name).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -133,6 +134,7 @@ def _graded(cell: Cell, plan: Plan, store: Store) -> Iterator[tuple[Entry, pa.Ta
             "items": entry.settings["items"],
         }
         after = {"seed": cell.seed, "attack_seed": cell.attack_seed, "weights": subject.outputs.get("weights", "")}
+        after |= {} if cell.search is None else {"search": dict(cell.search)}
         yield entry, table, [place | summary | after for summary in by_metric(table)]
 
 

@@ -52,7 +52,8 @@ class Watcher(Protocol):
 def groups(plan: Plan) -> list[Group]:
     """The plan's steps in groups, inputs first."""
     graded = {identity for cell in plan.cells for identity in (s.identity for _, s in cell.evaluations)}
-    made = [Group((step,)) for step in plan.steps if step.kind != "attacks" and step.identity not in graded]
+    alone = [Group((step,)) for step in plan.steps if step.kind != "attacks" and step.identity not in graded]
+    searches = [group for group in alone if group.steps[0].kind == "search"]
     gathered: dict[Any, dict[str, Step]] = {}
     for cell in plan.cells:
         attacked = cell.subject.kind == "attacks"
@@ -60,7 +61,8 @@ def groups(plan: Plan) -> list[Group]:
         steps = gathered.setdefault(key, {})
         for step in ([cell.subject] if attacked else []) + [step for _, step in cell.evaluations]:
             steps.setdefault(step.identity, step)
-    return made + [Group(tuple(steps.values())) for steps in gathered.values()]
+    asked = [Group(tuple(steps.values())) for steps in gathered.values()]
+    return [group for group in alone if group not in searches] + asked + searches
 
 
 def _family(attack: Step) -> Any:

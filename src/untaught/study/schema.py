@@ -17,10 +17,11 @@ from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_
 from .. import assets
 from ..core import Budget, Compute, Role, Settings, Stop, UserError, Wrap, suggest
 from ..core.files import change, read_yaml
-from ..core.shelves import Use, component_of
+from ..core.shelves import Use, component_of, find
 from ..corpus import pools
 from ..lab.start import StartingModel
 from .files import Rows, located
+from .ranges import Range
 
 WORLDS = ("compounds", "manners")
 SIDES = ("hazard", "benign", "attack_hazard", "attack_benign")
@@ -74,6 +75,48 @@ class Entry(Use):
         """As it stands in a study file."""
         budget = {} if self.budget is None else {"budget": self.budget.model_dump(mode="json", exclude_none=True)}
         return {"use": self.use, **budget, **self.settings}
+
+
+class Search(Settings):
+    """How an attacker looks for the settings that serve him best, where an attack leaves ranges."""
+
+    trials: int = Field(default=24, ge=1)
+    """Settings that are tried on each arm and seed."""
+    bound: float = Field(default=0.2, ge=0)
+    """The most that a trial may cost in utility: what costs more is never better than what does not. Smaller bounds are
+    told from the same trials."""
+
+
+class Attack(Entry):
+    """An attack of a study: an entry whose settings may be ranges, `{use: relearn, lr: [1.0e-5, 1.0e-2]}`."""
+
+    search: Search | None = None
+    """How ranges are searched; left out, by 24 trials."""
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a study file."""
+        plain = super().plain()
+        search = {} if self.search is None else {"search": self.search.changed()}
+        return {"use": plain.pop("use"), **search, **plain}
+
+    def ranges(self, where: str) -> dict[str, Range]:
+        """The settings that are left open, by name."""
+        found = find("attacks", self.use)
+        return {
+            name: Range.of(name, value, f"{where} ({self.use})")
+            for name, value in self.settings.items()
+            if isinstance(value, list | tuple) and not _takes_a_list(found, name)
+        }
+
+    def closed(self, values: Mapping[str, Any]) -> Attack:
+        """The attack with these values in place of its ranges."""
+        return self.model_copy(update={"settings": {**self.settings, **values}, "search": None})
+
+
+def _takes_a_list(component: type[Settings], name: str) -> bool:
+    """Whether a setting may be a list itself, and so is none of ranges."""
+    field = component.model_fields.get(name)
+    return field is None or "tuple" in str(field.annotation)
 
 
 class Stage(Entry):
@@ -214,7 +257,7 @@ class Study(Settings):
     items: dict[Name, str | Rows] = {}
     """With `corpus`: item sets by name, as files or `asset:NAME/PATH`, or as some rows of one."""
     arms: dict[Name, Arm] = Field(min_length=1)
-    attacks: tuple[Entry, ...] = ()
+    attacks: tuple[Attack, ...] = ()
     evaluations: tuple[Entry, ...] = Field(min_length=1)
     effects: tuple[Effect, ...] = ()
     """Which arms are held against which when the share of the oracle's effect is told. Without it, arms named
@@ -342,6 +385,11 @@ def resolved(study: Study, file: Path) -> Study:
     folder = file.parent
 
     def fill(entry: Any, shelf: str, where: str) -> Any:
+        ranges = entry.ranges(where) if shelf == "attacks" else {}
+        if ranges:
+            return _open(entry, ranges, where)
+        if shelf == "attacks" and entry.search is not None:
+            raise UserError(f"{where} ({entry.use}) has a search and no range. Give a setting as [lowest, highest].")
         component = entry.component(shelf, where).resolved(folder)
         component = located(component, lambda given: assets.whole(given, folder))
         if entry.budget is not None and shelf != "attacks":
@@ -374,6 +422,14 @@ def resolved(study: Study, file: Path) -> Study:
     done._folder = folder
     _check_names(done, file.name)
     return done
+
+
+def _open(entry: Attack, ranges: Mapping[str, Range], where: str) -> Attack:
+    """An attack whose ranges are to be searched, with its other settings filled in. Both ends of each are tried."""
+    ends = [entry.closed({name: range_.ends[end] for name, range_ in ranges.items()}) for end in (0, -1)]
+    first, _ = (end.component("attacks", where) for end in ends)
+    settings = {**first.changed(), **{name: range_.plain() for name, range_ in ranges.items()}}
+    return entry.model_copy(update={"settings": settings, "search": entry.search or Search()})
 
 
 def _whole(given: str | Rows, folder: Path) -> str | Rows:

@@ -32,6 +32,7 @@ from ..core import (
     Subject,
     UserError,
     Wrap,
+    by_metric,
     marks,
     require,
 )
@@ -52,7 +53,7 @@ from .store import Store
 
 if TYPE_CHECKING:
     from ..engine.watch import Watch
-    from .plan import Step
+    from .plan import Cell, Step
 
 MODEL = "model"
 """Folder of a step's weights, in the step's folder."""
@@ -101,6 +102,8 @@ class Bench:
             if step.kind in ("training", "unlearning") and not self.done(step):
                 with self._barring(step):
                     self._intervene(step)
+            if step.kind == "search" and not self.done(step):
+                self._search(step)
         wanted = [a for a in attacks if any(not self.done(g) for g in graded if g.inputs["subject"] == a)]
         wanted += [a for a in attacks if not self.done(a) and a not in wanted]
         missing = [a for a in wanted if not (self.done(a) and self._has_model(a))]
@@ -213,6 +216,31 @@ class Bench:
         measured = self._evaluation(step).prepare(folder)
         outputs = {path.name: digest.of_file(path) for path in sorted(folder.iterdir())}
         return Done(outputs, Spent(), _finite(measured))
+
+    def _search(self, step: Step) -> None:
+        """Trials of an attack's settings, each a step of its own: a search that was killed finds them done."""
+        from . import searching
+
+        before = self._summaries([above for role, above in step.inputs.items() if role.startswith("before ")])
+        seed = Rig(step.seed, f"{step.title}/{step.settings.get('attack_seed', 0)}").number("proposals")
+        trials = [] if self._barred(step) else searching.trials(step, before, self._tried, seed)
+        self._write(step, lambda _, folder: Done({}, Spent(), {"trials": trials}))
+
+    def _tried(self, cells: Sequence[Cell]) -> list[list[dict[str, Any]]]:
+        """Cells of one attack on one arm, made and asked: for each, the summaries of its evaluations' marks."""
+        attacks = [cell.subject for cell in cells if cell.subject.kind == "attacks"]
+        self.do([*attacks, *(step for cell in cells for _, step in cell.evaluations)])
+        return [self._summaries([step for _, step in cell.evaluations]) for cell in cells]
+
+    def _summaries(self, graded: Sequence[Step]) -> list[dict[str, Any]]:
+        """What evaluations came to."""
+        found = []
+        for step in graded:
+            record = self.store.record(step.identity)
+            rows = by_metric(pq.read_table(self.store.folder(step.identity) / "marks.parquet"))
+            place = {"role": record.measured["role"] if record else None, "items": step.settings.get("items")}
+            found.append(place | {"metrics": {row["metric"]: row["value"] for row in rows}})
+        return found
 
     def _documents(self, step: Step) -> pa.Table:
         """What a step filters or trains on: another text, what a filter left, a pool, or the world's documents."""

@@ -34,6 +34,10 @@ from ..engine.scoring import divergence
 from ..engine.states import hidden_of, overheard
 
 
+MOST = 240
+"""Texts of each kind that probes are fitted on, at most: more of them sharpen a direction little, and cost each fit."""
+
+
 class ProbeDirections(Settings):
     """Push hazard states below the benign mean along refitted probes, hold benign ones."""
 
@@ -42,7 +46,7 @@ class ProbeDirections(Settings):
     refit: int = Field(default=8, ge=1)
     """Steps from one fit of the probes to the next. The optimiser starts anew there."""
     probed: float = Field(default=0.35, gt=0, lt=1)
-    """Share of the texts that probes are fitted on; the others are unlearned and held."""
+    """Share of the texts that probes are fitted on, up to 240 of each kind; the others are unlearned and held."""
     alpha: float = Field(default=1.0, ge=0)
     """Weight of the benign states."""
     gamma: float = Field(default=0.5, ge=0)
@@ -90,7 +94,7 @@ def _halves(corpus: Corpus, share: float, rig: Rig) -> tuple[Corpus, Corpus]:
     """The texts that probes are fitted on, and the others."""
 
     def cut(docs: Documents, side: str) -> tuple[Documents, Documents]:
-        count = max(4, round(share * docs.num_rows))
+        count = min(MOST, max(4, round(share * docs.num_rows)))
         if docs.num_rows < count + 1:
             raise UserError(
                 f"there are {docs.num_rows} {side} texts, and probes are fitted on 4 of their own. Give more."
