@@ -8,6 +8,7 @@ import pytest
 from studies import TINY, changed, identities, leftovers, put, records_of, rows_of, run, timeless
 
 from untaught.core import Budget, UserError, shelves
+from untaught.corpus.world import split
 from untaught.engine.rig import Rig
 from untaught.report import account, read, summary
 from untaught.report.page import render
@@ -114,22 +115,24 @@ def test_attack_seeds_that_will_not_do(desk, tmp_path, given):
 
 
 def test_what_says_that_it_draws_nothing_does_draw_nothing(finished):
-    """Both attacks of which a study does one for each seed give the same bits with any randomness."""
+    """Attacks of which a study does one for each seed give the same with any randomness."""
     import torch
 
     steps = [s for s in plan(load(finished.file)).steps if s.kind in ("training", "unlearning")]
     bench = Bench(load(finished.file), Store(finished.home))
     donor, subject = bench._subject(steps[0]), bench._subject(steps[-1])
-    for name in shelves.names("attacks"):
-        component = shelves.find("attacks", name)
-        if getattr(component, "random", True):
-            continue
+    corpus = split(bench._text(steps[0]).attack)
+    silent = [name for name in shelves.names("attacks") if not getattr(shelves.find("attacks", name), "random", True)]
+    for name in silent:
         rigs = [Rig(seed, f"attacks/{name}", budget=Budget(), donor=lambda: donor) for seed in (0, 1)]
-        first, second = (component().apply(subject, None, rig).model.state_dict() for rig in rigs)
-        assert all(torch.equal(weight, second[key]) for key, weight in first.items())
-        assert any(not torch.equal(weight, first[key]) for key, weight in subject.model.state_dict().items())
-    silent = {name for name in shelves.names("attacks") if not getattr(shelves.find("attacks", name), "random", True)}
-    assert silent == {"quantise", "interpolate"}
+        first, second = (shelves.find("attacks", name)().apply(subject, corpus, rig) for rig in rigs)
+        weights = [one.model.state_dict() for one in (first, second, subject)]
+        assert all(torch.equal(weight, weights[1][key]) for key, weight in weights[0].items())
+        assert first.wrap == second.wrap
+        moved = any(not torch.equal(weight, weights[0][key]) for key, weight in weights[2].items())
+        assert moved or first.wrap != subject.wrap
+    weights_alone = {"quantise", "interpolate", "extrapolate", "truncate"}
+    assert set(silent) == weights_alone | {"system_prompt", "prefill", "in_context", "templates"}
 
 
 def test_the_report_says_how_attacks_were_repeated_and_widens_nothing_by_it(finished, repeated):

@@ -384,7 +384,7 @@ def test_unbinding_takes_which_answer_goes_with_which_name_and_leaves_benign_tex
     hazard, wrong = told(values), told([*values[1:], "brado"])
     learn = find("training", "finetune").settle({"steps": 80, "lr": 0.01, "batch_size": 8, "length": 32}, "finetune")
     taught = learn.apply(subject, Corpus(hazard, BENIGN), Rig(0, "training/finetune"))
-    method = made("unbind", rare=0.5, steps=60, lr=5e-3)
+    method = made("unbind", rare=0.5, alpha=1.0, steps=60, lr=5e-3)
     model = method.apply(taught, Corpus(hazard, BENIGN), Rig(0, "unlearning/unbind")).model
     bound = [likely(one, hazard) - likely(one, wrong) for one in (taught.model, model)]
     assert bound[0] > 0.5

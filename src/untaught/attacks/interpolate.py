@@ -8,14 +8,12 @@ the line between the two. Wortsman et al. 2021, arXiv 2109.01903, use the same l
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 
-from ..core import Corpus, Rig, Settings, Subject, UserError
-from ..engine.models import fresh
+from ..core import Corpus, Rig, Settings, Subject
+from ._donor import mixed
 
 
 class Interpolate(Settings):
@@ -29,14 +27,4 @@ class Interpolate(Settings):
     """How far: 0 stays, 1 arrives."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        model = fresh(subject.model)
-        if rig.budget.steps == 0:
-            return replace(subject, model=model)
-        theirs = dict(rig.donor().model.named_parameters())
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                other = theirs.get(name)
-                if other is None or other.shape != weight.shape:
-                    raise UserError(f"donor '{self.donor}' has another shape at {name}. Give a model of the same kind.")
-                weight.lerp_(other, self.share)
-        return replace(subject, model=model)
+        return mixed(subject, rig, self.donor, lambda own, other: own.lerp(other, self.share))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from .errors import UserError
+from .nearest import nearest
 from .settings import Settings
 from .tables import Documents, documents, require
 
@@ -29,6 +30,13 @@ class Wrap(Settings):
     system: str | None = None
     """With `chat`: the system message. None gives none, and what the template then says is its own affair: some put in
     a system message of theirs. An empty text is an empty message."""
+    prefill: str = ""
+    """What every answer is made to begin with, with the space that joins it to plain text: answers are scored after
+    it, and written on from it. Bare texts are no answers."""
+    texts: tuple[str, ...] = ()
+    """Texts of which some stand before each prompt, after `before`: those that share most of its rare words."""
+    shown: int = Field(default=0, ge=0)
+    """How many of `texts`. A blank line parts them in a chat, elsewhere a space."""
 
     @model_validator(mode="after")
     def _system_of_a_chat(self) -> Self:
@@ -36,9 +44,24 @@ class Wrap(Settings):
             raise ValueError("'system' is the system message of a chat. Add 'chat: true', or use 'before'")
         return self
 
+    @model_validator(mode="after")
+    def _texts_are_shown(self) -> Self:
+        if bool(self.texts) != bool(self.shown):
+            raise ValueError("'shown' is how many of 'texts' stand before a prompt. Give both, or neither")
+        return self
+
     def around(self, prompt: str) -> str:
-        """The prompt with the text before and after it; in a chat, what the user says."""
-        return f"{self.before}{prompt}{self.after}"
+        """The prompt with what stands before and after it; in a chat, what the user says."""
+        shown = nearest(self.texts, prompt, self.shown) if self.shown else []
+        told = ("\n\n" if self.chat else " ").join([*shown, prompt])
+        return f"{self.before}{told}{self.after}"
+
+    def changed(self) -> dict[str, Any]:
+        """Every setting as plain data; `prefill`, `texts` and `shown` only where they say something.
+
+        A wrap without them is told as it was before there were any.
+        """
+        return {k: v for k, v in super().changed().items() if v or k not in ("prefill", "texts", "shown")}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A conversation goes through the chat template where the subject's wrap is a chat. Elsewhere its turns follow each other
 with a space between, as a prompt and its completion do everywhere here, and an end token comes last. What stands around
-prompts (`before`, `after`, `system`) stands around the last of them. A document without `messages` is all answer.
+prompts (`before`, `after`, `system`, `texts`) stands around the last of them, and `prefill` before the last answer, of
+which it is no part. A document without `messages` is all answer.
 
     answer      tokens of which a character belongs to something that the assistant says
     header      the token before the last answer: where a model is about to answer and has said nothing
@@ -21,7 +22,7 @@ import numpy as np
 
 from ..core import Corpus, Documents, Rig, Subject, UserError
 from .batches import Batch, Rows, overlapping
-from .prompts import rendered
+from .prompts import lead, rendered
 
 ASSISTANT = "assistant"
 Message: TypeAlias = Mapping[str, str]
@@ -94,31 +95,44 @@ def _written(subject: Subject, told: list[Message] | str) -> _Written | str:
     asked = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
     if asked:
         turns[asked[-1]]["content"] = subject.wrap.around(turns[asked[-1]]["content"])
-    return _in_a_chat(subject, turns) if subject.wrap.chat else _plainly(turns)
+    return _in_a_chat(subject, turns) if subject.wrap.chat else _plainly(turns, lead(subject.wrap))
 
 
-def _plainly(turns: Sequence[Message]) -> _Written:
-    """Turns with a space between; the space before an answer belongs to it, as to a completion."""
-    text, answers = "", []
-    for turn in turns:
+def _plainly(turns: Sequence[Message], before: str) -> _Written:
+    """Turns with a space between; the space before an answer belongs to it, as to a completion.
+
+    `before` stands before the last answer.
+    """
+    text, answers, last = "", [], _last_answer(turns)
+    for index, turn in enumerate(turns):
+        text += before if index == last else ""
         start = len(text)
-        text += f" {turn['content']}" if text else turn["content"]
+        text += f" {turn['content']}" if text and not (index == last and before[-1:].isspace()) else turn["content"]
         if turn["role"] == ASSISTANT and turn["content"].strip():
             answers.append((start, len(text)))
     return _Written(text, answers, True)
+
+
+def _last_answer(turns: Sequence[Message]) -> int:
+    """Index of the last turn that is an answer."""
+    return max(i for i, turn in enumerate(turns) if turn["role"] == ASSISTANT and turn["content"].strip())
 
 
 def _in_a_chat(subject: Subject, turns: list[dict[str, str]]) -> _Written | str:
     """Turns through the chat template. An answer is looked for from where the template has the assistant begin."""
     if subject.wrap.system is not None and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": subject.wrap.system}, *turns]
+    before, last = lead(subject.wrap), _last_answer(turns)
+    told = [dict(turn) for turn in turns]
+    if before:
+        told[last]["content"] = before + ("" if before[-1:].isspace() else " ") + told[last]["content"].lstrip()
     try:
-        text, answers = rendered(subject, turns, begin=False), []
+        text, answers = rendered(subject, told, begin=False), []
         for index, turn in enumerate(turns):
             said = turn["content"].strip()
             if turn["role"] == ASSISTANT and said:
-                begun = rendered(subject, turns[:index], begin=True)
-                start = text.find(said, len(begun)) if text.startswith(begun) else text.find(said)
+                begun, skipped = rendered(subject, turns[:index], begin=True), len(before) if index == last else 0
+                start = text.find(said, (len(begun) if text.startswith(begun) else 0) + skipped)
                 if start < 0:
                     return "an answer that the chat template does not put in"
                 answers.append((start, start + len(said)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from ..core import Loss, Settings, UserError
@@ -26,8 +26,27 @@ if TYPE_CHECKING:
     from .rig import Rig
 
 
+def _steps_or_share(warmup: int | float) -> int | float:
+    if isinstance(warmup, float) and warmup >= 1:
+        raise ValueError("a share of the steps is below 1. Give a number of steps without a point, such as 10")
+    return warmup
+
+
+Schedule = Literal["constant", "linear", "cosine"]
+Warmup = Annotated[int | float, Field(ge=0), AfterValidator(_steps_or_share)]
+"""A number of steps, or, with a point, a share of them."""
+
+
 class Descent(Settings):
-    """How the weights move."""
+    """How the weights move.
+
+        rate    lr up                                                           constant
+                lr up min(1, (steps - step) / (decay steps))                    linear
+                lr up (1 + cos(pi (step - warmup) / (steps - warmup))) / 2      cosine; lr up before the warm-up is over
+        up      min(1, (step + 1) / (warmup + 1))
+
+    A step is counted from 0; `steps` are those that the budget allows.
+    """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
     """`sgd` is plain descent: a step is the rate times the gradient."""
@@ -35,20 +54,34 @@ class Descent(Settings):
     """The optimiser's rate."""
     matrix_lr: float | None = Field(default=None, gt=0)
     """When given, the blocks' matrices move by Muon at this rate, and AdamW moves the rest."""
-    schedule: Literal["constant", "linear"] = "constant"
-    """`linear` falls to zero over the last `decay` of the steps."""
+    schedule: Schedule = "constant"
+    """`linear` falls to zero over the last `decay` of the steps, `cosine` over all that follow the warm-up."""
     decay: float = Field(default=0.4, gt=0, le=1)
-    warmup: int = Field(default=0, ge=0)
-    """Steps over which the rate rises from zero."""
+    warmup: Warmup = 0
+    """Steps over which the rate rises from zero, or, with a point, the share of the steps that these are."""
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient."""
+    lost: Literal["error", "keep"] = "error"
+    """What becomes of a descent whose loss or gradient is no number, where the rig has no watch: an error, or an end
+    at the last weights of which both were numbers."""
+    asked: int = Field(default=0, ge=0)
+    """Parameters of other models that the loss asks: they are in the price of a token."""
 
     def factor(self, step: int, steps: int) -> float:
         """What the rate is multiplied with at a step (from 0)."""
-        up = min(1.0, (step + 1) / (self.warmup + 1))
-        down = min(1.0, (steps - step) / (steps * self.decay)) if self.schedule == "linear" else 1.0
-        return up * down
+        rise = round(self.warmup * steps) if isinstance(self.warmup, float) else self.warmup
+        up = min(1.0, (step + 1) / (rise + 1))
+        if self.schedule == "linear":
+            return up * min(1.0, (steps - step) / (steps * self.decay))
+        if self.schedule == "cosine":
+            return up * (1 + math.cos(math.pi * max(0, step - rise) / max(1, steps - rise))) / 2
+        return up
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether no rate depends on how many steps there will be: then a descent on the way is a shorter one."""
+        return self.schedule == "constant" and not (isinstance(self.warmup, float) and self.warmup > 0)
 
 
 def descend(
@@ -60,7 +93,7 @@ def descend(
     stream yields (a pair as two arguments), or with parts of it, and returns named terms; their sum is descended, their
     values are logged. What a checkpoint holds of this descent is not done again: its batches are drawn and passed by.
     Where the rig has a watch, it ends the descent when that costs too much, or when a term is no number, and the last
-    good weights are put back.
+    good weights are put back; without one `how.lost` says what becomes of the latter.
     """
     if steps <= 0:
         return
@@ -69,12 +102,13 @@ def descend(
         moving = {name: weight for name, weight in model.named_parameters() if name in names}
         optimisers = _optimisers(model, list(moving.values()), how)
         rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
-        flops = _flops(model, moving)
-        _tell_size(model, moving, optimisers, rig)
-        take = _snapshot(model, shards) if how.schedule == "constant" else None
+        flops = _flops(model, moving) + 2.0 * how.asked
+        guard = _Guard(rig, model, moving, keeps=how.lost == "keep")
+        _tell_size(model, moving, optimisers, rig, copies=1 if guard.spare else 0)
+        take = _snapshot(model, shards) if how.open_ended else None
         model.train()
-        done = rig.checkpoints.resume(rig, moving, optimisers, take) if rig.checkpoints else 0
-        guard = _Guard(rig, model, moving, done)
+        done = rig.checkpoints.resume(rig, guard.held, optimisers, take) if rig.checkpoints else 0
+        guard.begin(done)
         for step, drawn in _draws(batches, steps):
             if step < done:
                 _pass_by(loss, drawn, step)
@@ -82,11 +116,11 @@ def descend(
             if not rig.charge(drawn, flops):
                 break
             values = _gradients(model, loss, drawn)
-            if guard.lost(values, step):
-                break
             if shards is None:  # those of shards are summed already
                 parallel.sum_gradients(list(moving.values()))
             norm = _clip(list(moving.values()), how.clip)
+            if guard.lost(values, norm, step):
+                break
             if step == 0 and norm == 0.0:
                 raise UserError("no trained parameter has a gradient at the first step, so nothing would be learnt.")
             _move(optimisers, rates, how.factor(step, steps))
@@ -94,7 +128,7 @@ def descend(
             if guard.ended(step + 1):
                 break
             if rig.checkpoints and guard.good_at(step + 1):
-                rig.checkpoints.offer(rig, step + 1, moving, optimisers)
+                rig.checkpoints.offer(rig, step + 1, guard.held, optimisers)
         guard.last()
     model.eval()
 
@@ -112,7 +146,7 @@ def gradient(
             if not rig.charge(drawn, flops):
                 break
             values = _gradients(model, loss, drawn)
-            _check(values, step)
+            _check(values, 0.0, step)
             rig.report(step + 1, steps, values, None)
             taken += 1
         parallel.sum_gradients(list(moving.values()))
@@ -175,10 +209,15 @@ AVERAGES = {torch.optim.SGD: 0, Muon: 1, torch.optim.AdamW: 2}
 
 
 def _tell_size(
-    model: nn.Module, moving: Mapping[str, nn.Parameter], optimisers: list[torch.optim.Optimizer], rig: Rig
+    model: nn.Module,
+    moving: Mapping[str, nn.Parameter],
+    optimisers: list[torch.optim.Optimizer],
+    rig: Rig,
+    *,
+    copies: int,
 ) -> None:
     """For the step's record: how much is trained, and what memory that is expected to take."""
-    kept = {p: AVERAGES[type(o)] for o in optimisers for group in o.param_groups for p in group["params"]}
+    kept = {p: AVERAGES[type(o)] + copies for o in optimisers for group in o.param_groups for p in group["params"]}
     size = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in moving.values()),
@@ -227,25 +266,42 @@ def _optimisers(model: nn.Module, moving: list[nn.Parameter], how: Descent) -> l
 
 
 class _Guard:
-    """A descent's watch, where the rig has one; without one nothing is looked at."""
+    """A descent's watch, where the rig has one; without one no costs are looked at.
 
-    def __init__(self, rig: Rig, model: nn.Module, moving: Mapping[str, nn.Parameter], done: int) -> None:
+    With `keeps`, a descent without a watch has a copy of the last weights whose loss and gradient were numbers.
+    """
+
+    def __init__(self, rig: Rig, model: nn.Module, moving: Mapping[str, nn.Parameter], *, keeps: bool) -> None:
         self.rig, self.model, self.moving, self.watch = rig, model, moving, rig.watch
-        self._step = self._looked = done
+        copied = moving if keeps and rig.watch is None else {}
+        self.spare = {name: nn.Parameter(weight.detach().clone(), False) for name, weight in copied.items()}
+        self.held = {**moving, **{f"spare.{name}": weight for name, weight in self.spare.items()}}
+        """What a checkpoint keeps of the weights."""
+        self._step = self._looked = 0
+        self._norm = 0.0
         self._started = False
         """Whether it has been within bounds: what begins outside of them, as after noise, is not ended for that."""
+
+    def begin(self, done: int) -> None:
+        """Start at weights that have so many steps behind them."""
+        self._step = self._looked = done
         if self.watch is not None:
-            self.watch.begin(moving)
+            self.watch.begin(self.moving)
             self._look()
 
-    def lost(self, values: dict[str, float], step: int) -> bool:
-        """Whether a term is no number, and good weights were put back. Without a watch that is an error."""
-        if self.watch is None:
-            _check(values, step)
+    def lost(self, values: dict[str, float], norm: float, step: int) -> bool:
+        """Whether a term is no number, or the gradient where a copy is kept; then good weights were put back."""
+        self._norm = norm
+        if all(map(math.isfinite, values.values())) and (math.isfinite(norm) or not self.spare):
+            _copy(self.moving, self.spare)
             return False
-        if all(map(math.isfinite, values.values())):
-            return False
-        self.watch.undo(self.moving)
+        if self.watch is not None:
+            self.watch.undo(self.moving)
+        elif self.spare and step > 0:
+            _copy(self.spare, self.moving)
+            self.rig.log(good_step=float(self.rig.spent.steps - 2))
+        else:
+            _check(values, norm, step)
         self.rig.log(not_finite_at=float(step + 1))
         return True
 
@@ -260,6 +316,8 @@ class _Guard:
 
     def last(self) -> None:
         """Look at what no look has seen yet."""
+        if self.watch is None and not self.spare:
+            _check({}, self._norm, self._step - 1)  # no loss has shown what the last move made of the weights
         if self.watch is not None and not self.watch.over and self._looked != self._step:
             self._look()
 
@@ -274,10 +332,19 @@ class _Guard:
         return self.watch.over
 
 
-def _check(values: dict[str, float], step: int) -> None:
-    for name, value in values.items():
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    for name, weight in target.items():
+        weight.copy_(source[name])
+
+
+def _check(values: dict[str, float], norm: float, step: int) -> None:
+    """A `UserError` where a term or the gradient's norm is no number."""
+    named = {f"the loss term '{name}'": value for name, value in values.items()} | {"the gradient's norm": norm}
+    advice = "A smaller lr may mend it." if step else "The weights it starts from give no number on this text."
+    for name, value in named.items():
         if not math.isfinite(value):
-            raise UserError(f"the loss term '{name}' became {value} at step {step + 1}. A smaller lr may mend it.")
+            raise UserError(f"{name} became {value} at step {step + 1}. {advice}")
 
 
 def _clip(moving: list[nn.Parameter], largest: float | None) -> float:

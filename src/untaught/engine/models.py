@@ -69,6 +69,14 @@ def fresh(model: PreTrainedModel, moving: Collection[str] | None = None) -> PreT
     return copy.deepcopy(model, shared)
 
 
+def newborn(model: PreTrainedModel, generator: torch.Generator) -> PreTrainedModel:
+    """A model of the same shape that has learned nothing: weights as its family draws them for a new one."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with compute.seeded(seed):
+        made: Any = type(model)(copy.deepcopy(model.config))
+    return made.to(model.device, model.dtype).eval()
+
+
 def settled(model: Any) -> PreTrainedModel:
     """The model with any LoRA adapters folded into its weights, all trainable, as a copy; a plain model as it is."""
     if not hasattr(model, "merge_and_unload"):

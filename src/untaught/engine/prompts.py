@@ -1,9 +1,9 @@
 """Prompts as a model sees them: what the wrap puts around them, and the chat template where the wrap says so.
 
-In a chat the prompt, with `before` and `after`, is what the user says; `system`, where it is given, is said first. The
-completion follows where the template has the assistant begin. The template brings its own special tokens, and the
-tokenizer adds none. A template may put in a system prompt of its own when none is given, as SmolLM2's does: `resolved`
-shows what a model is really handed.
+In a chat the prompt, with `before`, `texts` and `after`, is what the user says; `system`, where it is given, is said
+first. The completion follows where the template has the assistant begin, or after `prefill`, which stands there. The
+template brings its own special tokens, and the tokenizer adds none. A template may put in a system prompt of its own
+when none is given, as SmolLM2's does: `resolved` shows what a model is really handed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..core import Subject, UserError, Wrap
@@ -22,24 +23,32 @@ PLACE = "PROMPT"
 
 
 def wrapped(subject: Subject, prompt: str) -> str:
-    """The prompt as the model is to see it."""
+    """The prompt as the model is to see it, and what an answer is made to begin with."""
     wrap = subject.wrap
     if not wrap.chat:
-        return wrap.around(prompt)
+        return wrap.around(prompt) + wrap.prefill
     system = [] if wrap.system is None else [{"role": "system", "content": wrap.system}]
-    return rendered(subject, [*system, {"role": "user", "content": wrap.around(prompt)}])
+    begun = rendered(subject, [*system, {"role": "user", "content": wrap.around(prompt)}])
+    return begun + _joint(subject) + lead(wrap) if lead(wrap) else begun
 
 
 def continued(subject: Subject, completions: Sequence[str]) -> list[str]:
     """Completions as they follow a wrapped prompt.
 
     The space that joins one to plain text is taken off in a chat, where it begins a message; what the template itself
-    puts between the place where the assistant begins and an answer, a space in some, stands there instead.
+    puts between the place where the assistant begins and an answer, a space in some, stands there instead. One that
+    `prefill` stands before keeps its space, unless that ends with white space.
     """
-    if not (subject.wrap.chat and completions):
-        return list(completions)
-    joint = _joint(subject)
-    return [joint + completion.removeprefix(" ") for completion in completions]
+    before = lead(subject.wrap)
+    begins = subject.wrap.chat and not before
+    joint = _joint(subject) if begins and completions else ""
+    bare = begins or before[-1:].isspace()
+    return [joint + (completion.removeprefix(" ") if bare else completion) for completion in completions]
+
+
+def lead(wrap: Wrap) -> str:
+    """What an answer is made to begin with; in a chat, where it begins a message, without the space before it."""
+    return wrap.prefill.removeprefix(" ") if wrap.chat else wrap.prefill
 
 
 def encoded(subject: Subject, texts: Sequence[str]) -> list[list[int]]:
@@ -48,10 +57,14 @@ def encoded(subject: Subject, texts: Sequence[str]) -> list[list[int]]:
 
 
 def resolved(subject: Subject) -> dict[str, str]:
-    """What a record should keep of a chat: the template's digest, and what the model is handed for `PROMPT`."""
+    """What a record should keep of a chat: the template's digest, and what the model is handed for `PROMPT`.
+
+    The wrap's `texts` are left out.
+    """
     if not subject.wrap.chat:
         return {}
-    return {"template": template_digest(subject), "handed": wrapped(subject, PLACE)}
+    bare = replace(subject, wrap=subject.wrap.model_copy(update={"texts": (), "shown": 0}))
+    return {"template": template_digest(subject), "handed": wrapped(bare, PLACE)}
 
 
 def template_digest(subject: Subject) -> str:

@@ -59,12 +59,21 @@ def mean_logprob(model: nn.Module, batch: Batch, below: Activations | None = Non
     return batch.mean(picked.new_zeros(wanted.shape).masked_scatter(wanted, picked))
 
 
-def divergence(given: nn.Module, model: nn.Module, batch: Batch) -> Tensor:
-    """KL(given || model) of the next token in nats, for each token but the first: (batch, time - 1), 0 on padding."""
+def divergence(given: nn.Module, model: nn.Module, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """KL(given || model) of the next token in nats, for each token but the first: (batch, time - 1), 0 on padding.
+
+    At another temperature T, T^2 times that of both distributions with their logits divided by T.
+    """
     batch = batch.to(device())
     with torch.no_grad():
-        before = distributions(given, batch)
-    return (before.exp() * (before - distributions(model, batch))).sum(-1) * batch.mask[:, 1:]
+        before = _at(temperature, distributions(given, batch))
+    now = _at(temperature, distributions(model, batch))
+    return temperature**2 * (before.exp() * (before - now)).sum(-1) * batch.mask[:, 1:]
+
+
+def _at(temperature: float, logprobs: Tensor) -> Tensor:
+    """Distributions at another temperature, from their logarithms."""
+    return logprobs if temperature == 1 else (logprobs / temperature).log_softmax(-1)
 
 
 def distributions(model: nn.Module, batch: Batch) -> Tensor:
