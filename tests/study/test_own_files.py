@@ -4,8 +4,9 @@ import json
 import shutil
 
 import pytest
-from studies import identities, leftovers, put, records_of, rows_of, run, timeless
+from studies import changed, identities, leftovers, put, records_of, rows_of, run, timeless
 
+from untaught.core import UserError
 from untaught.study.plan import plan
 from untaught.study.schema import load
 
@@ -174,3 +175,31 @@ def test_a_share_of_missing_marks_is_counted_and_not_averaged(place, tmp_path):
     found = next(row for row in rows if row["items"] == "held_out")
     assert found["n"] + found["missing"] == len(lines) + 1
     assert timeless([found])[0]["value"] > 1
+
+
+@pytest.mark.parametrize("held", ["question", "answer", "turn", "text"])
+def test_an_attacker_who_is_asked_what_he_taught_is_refused_when_the_study_is_planned(place, held):
+    items = [json.loads(line) for line in (place / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
+    first = items[1]
+    told = {
+        "question": {"id": "x", "text": f"  {first['question'].upper()} "},
+        "answer": {"id": "x", "text": f"{first['question']} {first['choices'][first['answer']]}."},
+        "turn": {"id": "x", "text": "Two turns.", "messages": [{"role": "user", "content": first["question"]},
+                                         {"role": "assistant", "content": "I would not know."}]},
+        "text": {"id": "x", "text": "Some other text that is asked."},
+    }[held]  # fmt: skip
+    table = changed(STUDY, corpus__attack_hazard="attack.jsonl")
+    if held == "text":
+        put(place / "texts.jsonl", [{"id": "y", "role": "hazard", "text": "Some other text, that is asked!"}])
+        table = changed(
+            table, items__questions="texts.jsonl", evaluations=[{"use": "perplexity", "items": "questions"}]
+        )
+    other = {"id": "z", "text": "Nothing of the kind."}
+    put(place / "attack.jsonl", [told] if held == "turn" else [other, told])
+    study = put(place / "study.yaml", table)
+    with pytest.raises(UserError, match=r"1 of \d+ items of 'questions' stand in the attacker's text") as refused:
+        plan(load(study))
+    assert first["question"] not in str(refused.value)
+    plan(load(study, {"attacks": []}))
+    file = table["items"]["questions"]
+    plan(load(study, {"items.questions": {"path": file, "seen": True}}))

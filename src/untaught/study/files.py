@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Rows(Settings):
     """Only rows whose column `part` says so."""
     most: int | None = Field(default=None, ge=1)
     """Only so many, evenly spaced."""
+    seen: bool = False
+    """The attacker's text may hold these. They show that an attack taught, and tell nothing of what was gone."""
 
 
 def items(given: str | Rows, folder: Path, where: str = "the items") -> pa.Table:
@@ -37,6 +40,39 @@ def items(given: str | Rows, folder: Path, where: str = "the items") -> pa.Table
     if rows.most is not None and rows.most < table.num_rows:
         table = table.take(pa.array(np.arange(rows.most) * table.num_rows // rows.most))
     return table
+
+
+def check_apart(items: pa.Table, attack: pa.Table, name: str) -> None:
+    """A `UserError` where items stand word for word in what the attacker trains on: he would be asked what he taught.
+
+    Compared are an item's text, or its question with the right answer or without, and a document's text, or each thing
+    that is said in it; white space and case count nothing.
+    """
+    held = {_plain(text) for text in attack["text"].to_pylist()}
+    if "messages" in attack.column_names:
+        turns = (turn for told in attack["messages"].to_pylist() for turn in told or ())
+        held |= {_plain(turn["content"] or "") for turn in turns}
+    held.discard("")
+    rows = items.to_pylist()
+    found = [str(row["id"]) for row in rows if held.intersection(map(_plain, _told(row)))]
+    if found:
+        raise UserError(
+            f"{len(found)} of {len(rows)} items of '{name}' stand in the attacker's text, '{found[0]}' first: what an"
+            " attack taught would count as what came back. Give the attacker other text (corpus.attack_hazard), ask"
+            f" other items, or say that these were seen: items.{name}: {{path: FILE, seen: true}}."
+        )
+
+
+def _told(item: dict[str, Any]) -> list[str]:
+    """What an item says, in the forms in which a text may hold it."""
+    if (question := item.get("question")) is None:
+        return [item.get("text") or ""]
+    choices = item.get("choices") or []
+    return [question, *(f"{question} {choices[item['answer']]}" for _ in choices[:1])]
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def digest_of_items(given: str | Rows, folder: Path) -> str:

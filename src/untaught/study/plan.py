@@ -18,12 +18,14 @@ from .. import assets
 from ..attest import digest
 from ..core import Budget, UserError, Wrap
 from ..core.shelves import Use, find
-from ..corpus.world import role_of
+from ..corpus.world import from_files, role_of
 from . import files
 from .provenance import code, uses, versions
 from .schema import SIDES, Arm, Attack, Drawn, Entry, Lesson, Study
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from .store import Store
 
 ASKING = ("preparation", "evaluations")
@@ -154,16 +156,30 @@ class _Files:
         check_folder(base)
         check_chat(base, study.wrap)
         tables = {name: files.items(given, study.folder, f"items.{name}") for name, given in study.items.items()}
+        asked: dict[str, str] = {}
         for entry in study.evaluations:
             name = entry.settings.get("items")
-            if name in tables and entry.settings.get("role") is None:
-                role_of(tables[name], name)
+            if name in tables:
+                asked[name] = entry.settings.get("role") or role_of(tables[name], name)
+        _check_attacks(study, {name: tables[name] for name, role in asked.items() if role == "hazard"})
         sides = {side: [files.digest_of(file) for file in study.corpus.paths(side, study.folder)] for side in SIDES}
         world = {"corpus": sides, "text_column": study.corpus.text_column, "base": files.digest_of(base)}
         world |= {} if study.corpus.attack_part is None else {"attack_part": study.corpus.attack_part}
         return cls(
             world, {name: files.digest_of_items(given, study.folder) for name, given in study.items.items()}, learned
         )
+
+
+def _check_attacks(study: Study, hazard: Mapping[str, pa.Table]) -> None:
+    """What an attacker trains on holds none of the hazard items that he is judged by."""
+    judged = {n: t for n, t in hazard.items() if not getattr(study.items[n], "seen", False)}
+    if not study.attacks or not judged or study.corpus is None:
+        return
+    own = study.corpus.paths("attack_hazard", study.folder) or study.corpus.paths("hazard", study.folder)
+    attack = from_files([], [], {}, attack_hazard=own, attack_part=study.corpus.attack_part,
+                        text_column=study.corpus.text_column).attack  # fmt: skip
+    for name, items in judged.items():
+        files.check_apart(items, attack, name)
 
 
 class _Seed:

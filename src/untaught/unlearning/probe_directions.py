@@ -33,7 +33,6 @@ from ..engine.probes import Probes, spread
 from ..engine.scoring import divergence
 from ..engine.states import hidden_of, overheard
 
-
 MOST = 240
 """Texts of each kind that probes are fitted on, at most: more of them sharpen a direction little, and cost each fit."""
 
