@@ -274,6 +274,8 @@ def _intervene(
     else:
         spent = made["spent"]
         _print(f"{made['model']}: weights {made['weights'][:16]}, {spent['steps']} steps, {spent['tokens']} tokens")
+        if "wrap" in made:
+            _say(f"what now stands around every prompt: {made['wrap']}; untaught evaluate asks with it")
         if (good := made["measured"].get("good_step")) is not None:
             kl = made["measured"]["benign_kl"]
             _say(f"stop: the weights after step {good:.0f} were kept, {kl:.3g} nats of KL a token away on benign text.")

@@ -307,6 +307,23 @@ def test_attack_keeps_to_its_budget_and_needs_no_text_it_does_not_read(desk, job
     assert json.loads(answer.out)["spent"]["steps"] == 0
 
 
+def test_a_prompt_that_an_attack_leaves_is_asked_with_by_evaluate(desk, library, tmp_path):
+    asked = ["--set", "use=multiple_choice", "--set", f"items={library / 'questions.jsonl'}", "--json"]
+    answer = desk("attack", library / "base", "--set", "use=system_prompt", "--set", "says=The river is green.")
+    assert answer.code == 0, answer.err
+    assert "base-system_prompt/wrap.json; untaught evaluate asks with it" in answer.err.replace("\n", " ")
+    [attacked, _] = json.loads(desk("evaluate", "base-system_prompt", *asked).out)
+    [plain, _] = json.loads(desk("evaluate", library / "base", *asked).out)
+    assert attacked["wrap"]["before"] == "The river is green. "
+    assert "wrap" not in plain
+    assert attacked["weights"] == plain["weights"]
+    [other, _] = json.loads(desk("evaluate", "base-system_prompt", *asked, "--set", "wrap.before=No.").out)
+    assert other["wrap"]["before"] == "No."
+    (tmp_path / "base-system_prompt" / "wrap.json").write_text("{", encoding="utf-8")
+    broken = desk("evaluate", "base-system_prompt", *asked)
+    assert (broken.code, "wrap.json is not JSON" in broken.err) == (2, True)
+
+
 def test_evaluate_prints_a_row_a_metric(desk, job, library, tmp_path):
     settings = ["--set", "use=multiple_choice", "--set", "items=jobs/questions.jsonl"]
     rows = json.loads(desk("evaluate", library / "base", *settings, "--json").out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -39,6 +40,8 @@ class Job(Entry):
     """What messages call the place it was read from."""
 
 
+WRAP = "wrap.json"
+"""In a model folder: what an attack has put around every prompt."""
 OWN = ("use", "corpus", "budget", "stop", "seed", "wrap", "compute")
 
 
@@ -92,9 +95,10 @@ def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progre
         mend = "" if job.corpus else " It has no 'corpus: {hazard: PATH, benign: PATH}'."
         raise UserError(f"{job.where} ({shelf}.{job.use}): {error}{mend}") from None
     rig.spent.seconds = rig.elapsed
-    weights = _write(subject, out)
+    weights = _write(subject, out, job.wrap)
     told = {"spent": rig.spent.plain(), "measured": rig.measured, "cost": rig.cost}
-    return {"model": str(out), "weights": weights, **told}
+    wrap = {} if subject.wrap == job.wrap else {"wrap": str(out / WRAP)}
+    return {"model": str(out), "weights": weights, **wrap, **told}
 
 
 def _corpus(shelf: str, job: Job, folder: Path) -> Corpus:
@@ -113,7 +117,8 @@ def _corpus(shelf: str, job: Job, folder: Path) -> Corpus:
     return split(world.attack if shelf == "attacks" else world.documents)
 
 
-def _write(subject: Subject, out: Path) -> str:
+def _write(subject: Subject, out: Path, given: Wrap) -> str:
+    """Write a model folder. A wrap that is no longer what was given stands beside the weights."""
     from ..engine import models
 
     try:
@@ -123,6 +128,8 @@ def _write(subject: Subject, out: Path) -> str:
         raise UserError(f"the folder {out} cannot be written: {error.strerror}. Give another with --out.") from None
     try:
         models.save(subject, made)
+        if subject.wrap != given:
+            (made / WRAP).write_text(subject.wrap.model_dump_json(), encoding="utf-8")
         made.chmod(0o755)
         if out.exists():
             out.rmdir()
@@ -143,10 +150,24 @@ def evaluate(model: Path, job: Job, folder: Path) -> list[dict[str, Any]]:
     from ..engine.prompts import check_chat
 
     check_folder(model)
-    check_chat(model, job.wrap)
+    wrap = _attacked(model, job)
+    check_chat(model, wrap)
     items = read_any_items(assets.path(component.items, folder), where=f"{job.where}, items")
     role: Role | None = component.role or (items["role"][0].as_py() if "role" in items.column_names else None)
     place = {"evaluation": job.use, "role": role, "items": component.items}
-    place |= {} if job.wrap == Wrap() else {"wrap": job.wrap.changed()}
+    place |= {} if wrap == Wrap() else {"wrap": wrap.changed()}
     weights = {"weights": digest.of_weights(model)}
-    return [place | summary | weights for summary in by_metric(component.grade(models.load(model, job.wrap), items))]
+    return [place | summary | weights for summary in by_metric(component.grade(models.load(model, wrap), items))]
+
+
+def _attacked(model: Path, job: Job) -> Wrap:
+    """The job's wrap; where it says nothing, the one that an attack has left in the model's folder."""
+    if job.wrap != Wrap() or not (model / WRAP).is_file():
+        return job.wrap
+    try:
+        table = json.loads((model / WRAP).read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(
+            f"{model / WRAP} is not JSON. Remove it to ask without it, or attack the model again."
+        ) from None
+    return Wrap.settle(table, str(model / WRAP))
