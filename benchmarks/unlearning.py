@@ -2,8 +2,8 @@
 
     python benchmarks/unlearning.py [STUDY ...] [--run DIR] [--set PATH=VALUE ...]
 
-STUDY is a file of studies/: `unlearning` (every method at one benign cost; when left out), `ideas` (our own attempts to
-get nearer to the filtered arm), `objectives-knowledge` and `objectives-behaviour` (two objectives on two worlds),
+STUDY is a file of studies/: `unlearning` (every method at one benign cost; when left out), `resistance` (doses, and
+attackers in the loss), `ideas` (our own attempts to get nearer to the filtered arm), `objectives-knowledge` and `objectives-behaviour` (two objectives on two worlds),
 `toxicity` (the objective for a behaviour on a real model; fetch what its head names first). With `--run`, a finished
 run of the one study named is read. Kept in unlearning.json, by the study's name:
 
