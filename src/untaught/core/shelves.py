@@ -105,10 +105,13 @@ class Use(Settings):
             "settings": {k: v for k, v in table.items() if k not in cls.model_fields}
         }
 
-    def component(self, shelf: str, where: str) -> Any:
-        """The component, built from its settings."""
+    def kind(self, shelf: str, where: str) -> type[Settings]:
+        """The component's class."""
         try:
-            found = find(shelf, self.use)
+            return find(shelf, self.use)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        return found.settle(self.settings, f"{where} ({shelf}.{self.use})")
+
+    def component(self, shelf: str, where: str) -> Any:
+        """The component, built from its settings."""
+        return self.kind(shelf, where).settle(self.settings, f"{where} ({shelf}.{self.use})")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import assets
 from ..attest import digest
 from ..core import Budget, UserError, Wrap
-from ..core.shelves import Use, find
+from ..core.shelves import Use
 from ..corpus.world import from_files, role_of
 from . import files
 from .provenance import code, uses, versions
@@ -225,7 +225,7 @@ class _Seed:
 
     def _draws(self, attack: Attack) -> Sequence[int | None]:
         """The attack seeds of an attack; one that draws nothing has none."""
-        return self.study.attack_seeds if getattr(find("attacks", attack.use), "random", True) else [None]
+        return self.study.attack_seeds if getattr(attack.kind("attacks", attack.use), "random", True) else [None]
 
     def _world(self) -> Step:
         study = self.study

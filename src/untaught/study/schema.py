@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_
 from .. import assets
 from ..core import Budget, Compute, Role, Settings, Stop, UserError, Wrap, suggest
 from ..core.files import change, read_yaml
-from ..core.shelves import Use, component_of, find
+from ..core.shelves import Use, component_of
 from ..corpus import pools
 from ..lab.start import StartingModel
 from .files import Rows, located
@@ -101,7 +101,7 @@ class Attack(Entry):
 
     def ranges(self, where: str) -> dict[str, Range]:
         """The settings that are left open, by name."""
-        found = find("attacks", self.use)
+        found = self.kind("attacks", where)
         return {
             name: Range.of(name, value, f"{where} ({self.use})")
             for name, value in self.settings.items()
