@@ -454,7 +454,7 @@ def between(found: dict[str, Any] | None, form: str = "f") -> str:
 
 
 def recovery_table(found: dict[str, Any]) -> str:
-    """What each arm of a study of the lab knows of V along the first attack, and what it cost."""
+    """What each arm of a study of the lab knows of V, or how uncivil it is, along the first attack, and its cost."""
     first = next(row["attack"] for row in found["lines"] if row["attack"])
     steps = sorted({row["steps"] for row in found["lines"] if row["attack"] == first} - {0})
 
@@ -462,16 +462,17 @@ def recovery_table(found: dict[str, Any]) -> str:
         wanted = {"arm": arm, "items": items, "metric": "accuracy", "attack": attack, "steps": steps}
         return next((row for row in found["lines"] if wanted.items() <= row.items()), None)
 
-    asked = [items for items in ("benign", "neighbour") if at("untouched", items, None, 0)]
-    top = (at("untouched", "hazard_held_out", None, 0) or {})["value"]
+    asked = [items for items in ("benign", "neighbour", "known") if at("untouched", items, None, 0)]
+    hazard = "hazard_held_out" if at("untouched", "hazard_held_out", None, 0) else "manners"
+    top = (at("untouched", hazard, None, 0) or {})["value"]
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in found["lines"]):
-        curve = [at(arm, "hazard_held_out", None, 0), *(at(arm, "hazard_held_out", first, count) for count in steps)]
+        curve = [at(arm, hazard, None, 0), *(at(arm, hazard, first, count) for count in steps)]
         cells = [*curve, *(at(arm, items, None, 0) for items in asked)]
         told = ["" if one is None else share(one, len(found["seeds"])) for one in cells]
         half = half_back(list(zip([0, *steps], [one["value"] for one in curve if one], strict=True)), top)
         lines.append([f"`{arm}`", *told, half, arithmetic(found, arm)])
-    heads = ["arm", "V", *(f"after {count} steps" for count in steps), *asked]
+    heads = ["arm", "V" if hazard != "manners" else "uncivil", *(f"after {count} steps" for count in steps), *asked]
     return ruled([*heads, "half back after", "arithmetic"], lines)
 
 

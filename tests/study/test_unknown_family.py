@@ -36,7 +36,7 @@ def study(tmp_path):
     table = {
         "base": "base",
         "corpus": {side: f"{side}.jsonl" for side in TEXTS},
-        "items": {"questions": "items.jsonl"},
+        "items": {"questions": {"path": "items.jsonl", "seen": True}},
         "arms": {"untouched": {}},
         "attacks": [{"use": "ablate"}, {"use": "quantise", "bits": 8}],
         "evaluations": [{"use": "multiple_choice", "items": "questions"}],

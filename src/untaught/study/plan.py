@@ -161,8 +161,8 @@ class _Files:
             name = entry.settings.get("items")
             if name in tables:
                 asked[name] = entry.settings.get("role") or role_of(tables[name], name)
-        _check_attacks(study, {name: tables[name] for name, role in asked.items() if role == "hazard"})
         sides = {side: [files.digest_of(file) for file in study.corpus.paths(side, study.folder)] for side in SIDES}
+        _check_attacks(study, {name: tables[name] for name, role in asked.items() if role == "hazard"})
         world = {"corpus": sides, "text_column": study.corpus.text_column, "base": files.digest_of(base)}
         world |= {} if study.corpus.attack_part is None else {"attack_part": study.corpus.attack_part}
         return cls(
@@ -175,9 +175,10 @@ def _check_attacks(study: Study, hazard: Mapping[str, pa.Table]) -> None:
     judged = {n: t for n, t in hazard.items() if not getattr(study.items[n], "seen", False)}
     if not study.attacks or not judged or study.corpus is None:
         return
-    own = study.corpus.paths("attack_hazard", study.folder) or study.corpus.paths("hazard", study.folder)
-    attack = from_files([], [], {}, attack_hazard=own, attack_part=study.corpus.attack_part,
-                        text_column=study.corpus.text_column).attack  # fmt: skip
+    corpus, at = study.corpus, study.folder
+    own, theirs = corpus.paths("hazard", at), corpus.paths("attack_hazard", at)
+    attack = from_files([] if theirs else own, [], {}, attack_hazard=theirs, attack_part=corpus.attack_part,
+                        text_column=corpus.text_column).attack  # fmt: skip
     for name, items in judged.items():
         files.check_apart(items, attack, name)
 
