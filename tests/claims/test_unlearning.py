@@ -19,6 +19,8 @@ STUDIES = Path(__file__).parents[2] / "studies"
 ARMS = {
     "unlearning": ("untouched", "filtered", "rmu", "adaptive_rmu", "kl_retain", "unbind", "unbind_rmu"),
     "resistance": ("untouched", "rmu_mild", "rmu", "rmu_strong", "cosine_meta", "meta_fast"),
+    "objectives-knowledge": ("untouched", "filtered", "knowledge", "behaviour"),
+    "objectives-behaviour": ("untouched", "filtered", "knowledge", "behaviour"),
 }
 """Of each study, what the claims are about."""
 
@@ -79,3 +81,12 @@ def test_an_attacker_who_learns_fast_buys_more_time_than_one_who_learns_slowly(k
     fast, slow, none = (v(known, "resistance", arm, 10) for arm in ("meta_fast", "cosine_meta", "rmu"))
     assert fast <= slow - 0.1
     assert fast <= none - 0.2
+
+
+def test_each_objective_is_the_better_one_for_what_it_was_made_for(known):
+    of_facts = {arm: v(known, "objectives-knowledge", arm) for arm in ("knowledge", "behaviour")}
+    assert of_facts["knowledge"] <= of_facts["behaviour"] - 0.4
+    after = {arm: known["objectives-behaviour", arm, "manners", 20] for arm in ("untouched", "knowledge", "behaviour")}
+    assert after["untouched"] >= 0.95
+    assert after["behaviour"] <= after["knowledge"] - 0.1
+    assert known["objectives-behaviour", "filtered", "manners", 20] <= 0.05
