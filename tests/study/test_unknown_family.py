@@ -59,3 +59,19 @@ def test_what_cannot_be_applied_is_missing_and_the_others_go_on(study, tmp_path,
     assert (by_attack["ablate"]["value"], by_attack["ablate"]["n"], by_attack["ablate"]["missing"]) == (None, 0, 1)
     assert by_attack["ablate"]["weights"] == ""
     assert "0 of" in found.output
+
+
+def test_a_search_of_what_cannot_be_applied_has_no_worst_case_and_says_why(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNTAUGHT_HOME", str(tmp_path / "home"))
+    table = json.loads(study.read_text(encoding="utf-8"))
+    open_ = {"use": "ablate", "strength": [0.5, 2.0], "search": {"trials": 2}}
+    study.write_text(json.dumps(table | {"attacks": [open_]}), encoding="utf-8")
+    found = CliRunner().invoke(app, ["run", str(study), "--out", str(tmp_path / "run")])
+    assert found.exit_code == 6, found.output
+    assert "ablate cannot be applied" in found.output
+    rows = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
+    trials = [row for row in rows if row["attack"] and row["metric"] == "accuracy"]
+    assert [(row["value"], row["n"], row["missing"], row["search"]["hazard"]) for row in trials] == [
+        (None, 0, 1, None)
+    ] * 2
+    assert "no trial cost so little" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

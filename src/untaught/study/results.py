@@ -66,7 +66,8 @@ def write(plan: Plan, store: Store, out: Path) -> list[dict[str, Any]]:
 
 def inapplicable(plan: Plan, store: Store) -> list[str]:
     """What could not be done because a method cannot be applied to this kind of model, each reason once."""
-    reasons = (_record(store, step.identity).measured.get(BARRED) for step in plan.steps)
+    steps = unfolded(plan, store).steps
+    reasons = (_record(store, step.identity).measured.get(BARRED) for step in steps)
     return list(dict.fromkeys(str(reason) for reason in reasons if reason is not None))
 
 
