@@ -7,13 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..core import MESSAGES, Corpus, Documents, Rig, Subject, UserError
+from ..core import MESSAGES, Corpus, Documents, Subject, UserError
 from ..engine.examples import conversation
-
-
-def idle(rig: Rig) -> bool:
-    """Whether the budget lets nothing be done."""
-    return 0 in (rig.budget.steps, rig.budget.tokens, rig.budget.examples)
 
 
 def asked(subject: Subject, corpus: Corpus) -> Documents:

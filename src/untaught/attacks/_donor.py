@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core import Rig, Subject, UserError
 from ..engine.models import fresh
-from ._surgery import idle, written
+from ._surgery import written
 
 Mix = Callable[[Tensor, Tensor], Tensor]
 """What becomes of a parameter of the subject's and the donor's, both in float32."""
@@ -22,7 +22,7 @@ def mixed(subject: Subject, rig: Rig, donor: str, mix: Mix) -> Subject:
     Two models that do not have the same parameters are a `UserError`. Without a budget nothing is changed.
     """
     model = fresh(subject.model)
-    if not idle(rig):
+    if not rig.budget.empty:
         theirs, ours = (dict(one.named_parameters()) for one in (rig.donor().model, model))
         for name in [*ours, *theirs]:
             if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape:

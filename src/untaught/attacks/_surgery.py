@@ -17,11 +17,6 @@ Part = Literal["all", "attention", "mlp"]
 """Which matrices of a block."""
 
 
-def idle(rig: Rig) -> bool:
-    """Whether there is no budget, and so nothing is to change."""
-    return 0 in (rig.budget.steps, rig.budget.tokens, rig.budget.examples)
-
-
 def edited(
     subject: Subject,
     rig: Rig,
@@ -35,7 +30,7 @@ def edited(
     `change` is handed a matrix's name as `engine.anatomy.matrices` has it, and the matrix (..., outputs, inputs). What
     is not edited is shared with the given subject. Without a budget nothing is changed.
     """
-    chosen = {} if idle(rig) else _chosen(subject, lowest, part)
+    chosen = {} if rig.budget.empty else _chosen(subject, lowest, part)
     model = fresh(subject.model, set(chosen.values()))
     found = {name: line for (name, _), line in zip(matrices(model), lines(model), strict=True)} if chosen else {}
     with torch.no_grad():

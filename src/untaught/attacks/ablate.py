@@ -56,7 +56,7 @@ class Ablate(Settings):
     """Longest document in tokens."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if 0 in (rig.budget.steps, rig.budget.tokens, rig.budget.examples):
+        if rig.budget.empty:
             return replace(subject, model=fresh(subject.model))
         given = subject.model
         found = writers(given, layer_index(self.lowest, len(blocks(given))))

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from ..core import Corpus, Rig, Settings, Subject
-from ._asking import idle, pair, shorter
+from ._asking import pair, shorter
 
 
 class FewShot(Settings):
@@ -27,7 +27,7 @@ class FewShot(Settings):
     """Longest of them in tokens; the rest of it is cut off."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if idle(rig) or self.shots == 0:
+        if rig.budget.empty or self.shots == 0:
             return subject
         docs, wrap = corpus.need("hazard").hazard, subject.wrap
         gap = "\n" if wrap.chat else " "

@@ -14,7 +14,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from ..core import Corpus, Rig, Settings, Subject
-from ._asking import idle, shorter
+from ._asking import shorter
 
 
 class InContext(Settings):
@@ -30,7 +30,7 @@ class InContext(Settings):
     """Longest text in tokens; the rest of it is cut off."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if idle(rig) or self.shown == 0:
+        if rig.budget.empty or self.shown == 0:
             return subject
         wrap, docs = subject.wrap, corpus.need("hazard").hazard.slice(0, self.documents)
         texts = [text for text in shorter(subject, docs["text"].to_pylist(), self.length) if text.strip()]

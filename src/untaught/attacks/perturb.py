@@ -36,7 +36,7 @@ from ..engine.batches import Batch
 from ..engine.models import fresh
 from ..engine.scoring import mean_logprob
 from ..engine.states import hidden
-from ._asking import asked, idle
+from ._asking import asked
 
 RIDGE = 1e-4
 """What keeps u small where the inputs are few: this share of their mean square is added to each."""
@@ -61,7 +61,7 @@ class Perturb(Settings):
     """The most documents that u and the mean length are found on, of each kind."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if idle(rig) or self.steps == 0:
+        if rig.budget.empty or self.steps == 0:
             return subject
         corpus.need("hazard", "benign")
         layer = layer_index(self.layer, len(blocks(subject.model)))

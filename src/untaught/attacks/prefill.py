@@ -15,7 +15,6 @@ from typing import ClassVar
 from pydantic import Field
 
 from ..core import Corpus, Rig, Settings, Subject
-from ._asking import idle
 
 
 class Prefill(Settings):
@@ -27,6 +26,6 @@ class Prefill(Settings):
     """What every answer begins with. The space before it joins it to plain text; a chat leaves it off."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if idle(rig):
+        if rig.budget.empty:
             return subject
         return replace(subject, wrap=subject.wrap.model_copy(update={"prefill": self.says}))

@@ -32,7 +32,7 @@ from ..engine import examples
 from ..engine.anatomy import blocks, matrices
 from ..engine.states import hidden
 from ._inputs import Inputs
-from ._surgery import edited, highest, idle, rows_of
+from ._surgery import edited, highest, rows_of
 
 
 class Prune(Settings):
@@ -56,7 +56,7 @@ class Prune(Settings):
         return self
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if idle(rig) or self.way == "magnitude":
+        if rig.budget.empty or self.way == "magnitude":
             return edited(subject, rig, lambda name, matrix: _without(matrix, _smallest(matrix, self.share)))
         corpus.need("benign", *(["hazard"] if self.way == "difference" else []))
         usual = self._norms(subject, corpus.benign, rig, "benign")

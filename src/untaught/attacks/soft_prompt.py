@@ -24,7 +24,7 @@ from ..core import Corpus, Rig, Settings, Subject
 from ..engine import examples
 from ..engine.batches import Batch
 from ..engine.scoring import mean_logprob
-from ._asking import asked, idle
+from ._asking import asked
 from ._soft import Soft, placed, widened
 
 
@@ -43,7 +43,7 @@ class SoftPrompt(Settings):
     """Longest document in tokens, the virtual ones not counted; the rest of it is not seen."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if idle(rig) or self.steps == 0:
+        if rig.budget.empty or self.steps == 0:
             return subject
         docs = asked(subject, corpus)
         wide, names, ids = widened(subject, self.tokens)

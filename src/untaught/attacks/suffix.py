@@ -29,7 +29,7 @@ from ..core import Corpus, Documents, Rig, Settings, Subject, UserError
 from ..engine import examples
 from ..engine.batches import Batch, Rows
 from ..engine.scoring import LOGITS, TOKENS, mean_logprob, row_logprobs
-from ._asking import asked, idle
+from ._asking import asked
 from ._soft import Soft, widened
 
 TRIES = 200
@@ -55,7 +55,7 @@ class Suffix(Settings):
     """Longest example in tokens; the rest of it is not seen."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if idle(rig) or self.steps == 0:
+        if rig.budget.empty or self.steps == 0:
             return subject
         search = _Search(subject, asked(subject, corpus), self, rig)
         best = least = search.judged(None)

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from ..core import Corpus, Inapplicable, Rig, Settings, Subject, UserError
 from ..engine.prompts import resolved
-from ._asking import idle
 
 
 class SystemPrompt(Settings):
@@ -26,7 +25,7 @@ class SystemPrompt(Settings):
     """The system message."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if idle(rig):
+        if rig.budget.empty:
             return subject
         wrap = subject.wrap
         if not wrap.chat:

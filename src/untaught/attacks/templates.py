@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import ClassVar, Literal, NamedTuple
 
 from ..core import Corpus, Rig, Settings, Subject
-from ._asking import idle
 
 
 class _Frame(NamedTuple):
@@ -57,7 +56,7 @@ class Templates(Settings):
     """Which frame; each is an attack of its own."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        if idle(rig):
+        if rig.budget.empty:
             return subject
         wrap, frame = subject.wrap, STYLES[self.style]
         put = {"before": frame.before + wrap.before, "after": wrap.after + frame.after}

@@ -19,6 +19,11 @@ class Budget(Settings):
     examples: int | None = Field(default=None, ge=0)
     """Texts (or packed rows of texts) trained on."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether it lets nothing be done."""
+        return 0 in (self.steps, self.tokens, self.examples)
+
 
 @dataclass
 class Spent:

@@ -46,7 +46,7 @@ def check_apart(items: pa.Table, attack: pa.Table, name: str) -> None:
     """A `UserError` where items stand word for word in what the attacker trains on: he would be asked what he taught.
 
     Compared are an item's text, or its question with the right answer or without, and a document's text, or each thing
-    that is said in it; white space and case count nothing.
+    that is said in it; case, and what is no word, count nothing.
     """
     held = {_plain(text) for text in attack["text"].to_pylist()}
     if "messages" in attack.column_names:

@@ -274,7 +274,7 @@ class _Seed:
         return own
 
     def _attacked(self, name: str, attack: Entry, budget: Budget, seed: int | None) -> Step:
-        if budget.steps == 0 or budget.tokens == 0 or budget.examples == 0:
+        if budget.empty:
             return self.arms[name]  # no budget, no change: the battery holds every attack to it
         spend = ", ".join(f"{n} {what}" for what, n in budget.model_dump(exclude_none=True).items())
         title = f"{attack.use} on {name}" + (f", {spend}" if spend else "") + (f", attack seed {seed}" if seed else "")
