@@ -2,10 +2,10 @@
 
     python docs/generate.py [RUN]        RUN: a finished run of the default study with three seeds (runs/default)
 
-Writes docs/recovery.svg, docs/default-study.json and the README's table from RUN, docs/study.schema.json from the code,
-and docs/recall-curve.svg and the tables of docs/how-good-must-a-filter-be.md, docs/real-study.md,
-docs/how-filters-rank.md and docs/fine-tuning-study.md from benchmarks/*.json. Without a finished run the first three
-are left as they are.
+Writes docs/recovery.svg, docs/default-study.json and the README's table from RUN, docs/study.schema.json and
+docs/statement.schema.json from the code, and docs/recall-curve.svg and the tables of
+docs/how-good-must-a-filter-be.md, docs/real-study.md, docs/how-filters-rank.md and docs/fine-tuning-study.md from
+benchmarks/*.json. Without a finished run the first three are left as they are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from untaught.attest import predicate
 from untaught.core.shelves import SHELVES, find, names
 from untaught.corpus.writing import write_atomically
 from untaught.report import Account, account, curves, figures, read, words
@@ -39,13 +40,14 @@ FORGETTING_NUMBERS = HERE.parent / "benchmarks" / "forget_filter.json"
 STUDY_PAGE = HERE / "fine-tuning-study.md"
 STUDY_NUMBERS = HERE.parent / "benchmarks" / "fine_tuning_study.json"
 UNLEARNING_PAGE = HERE / "removed-or-hidden.md"
-UNLEARNING_NUMBERS = HERE.parent / "benchmarks" / "unlearning.json"
+UNLEARNING_NUMBERS = HERE.parent / "benchmarks" / "studies.json"
 MISSES = {"documents": "misses documents", "facts": "misses whole facts"}
 
 
 def main() -> None:
     """Write everything there is material for."""
     write_atomically(HERE / "study.schema.json", json.dumps(schema(), indent=1) + "\n")
+    write_atomically(HERE / "statement.schema.json", json.dumps(predicate.schema(), indent=1) + "\n")
     recall = json.loads(RECALL_NUMBERS.read_text(encoding="utf-8"))
     write_atomically(HERE / "recall-curve.svg", recall_picture(recall))
     fill(RECALL_PAGE, "numbers", recall_table(recall))

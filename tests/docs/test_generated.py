@@ -61,7 +61,7 @@ def test_the_page_on_the_downstream_study_has_the_tables_of_the_kept_numbers():
 
 
 def test_the_page_on_what_is_removed_has_the_tables_of_the_kept_numbers():
-    studies = json.loads((ROOT / "benchmarks" / "unlearning.json").read_text(encoding="utf-8"))
+    studies = json.loads((ROOT / "benchmarks" / "studies.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "removed-or-hidden.md").read_text(encoding="utf-8")
     for name, found in studies.items():
         table = generator().toxicity_table if name == "toxicity" else generator().recovery_table

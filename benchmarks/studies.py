@@ -1,11 +1,11 @@
 """The studies of unlearning: run one, and keep what it came to.
 
-    python benchmarks/unlearning.py [STUDY ...] [--run DIR] [--set PATH=VALUE ...]
+    python benchmarks/studies.py [STUDY ...] [--run DIR] [--set PATH=VALUE ...]
 
 STUDY is a file of studies/: `unlearning` (every method at one benign cost; when left out), `resistance` (doses, and
 attackers in the loss), `ideas` (our own attempts to get nearer to the filtered arm), `objectives-knowledge` and
 `objectives-behaviour` (two objectives on two worlds), `toxicity` (the objective for a behaviour on a real model; fetch
-what its head names first). With `--run`, a finished run of the one study named is read. Kept in unlearning.json, by
+what its head names first). With `--run`, a finished run of the one study named is read. Kept in studies.json, by
 the study's name:
 
     lines    of each arm, measure, attack and number of its steps: mean over seeds with the report's 95% interval
