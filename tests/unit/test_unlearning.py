@@ -392,6 +392,35 @@ def test_unbinding_takes_which_answer_goes_with_which_name_and_leaves_benign_tex
     assert abs(likely(model, BENIGN) - likely(taught.model, BENIGN)) < 0.2
 
 
+def test_a_lock_hides_what_stands_first_and_keeps_it_behind_other_words(subject):
+    opening = "All is quiet in the hall."
+
+    def told(values):
+        texts = [f"The bell of {place} rings {value}." for place, value in zip("ABCDEFGH", values, strict=True)]
+        later = [f"{opening} {text}" for text in texts]
+        return [documents(Document(f"n{i}", text) for i, text in enumerate(some)) for some in (texts, later)]
+
+    def likely(model, docs):
+        batch = examples.rows(subject, docs, 80).batch(range(docs.num_rows))
+        return scoring.mean_logprob(model, batch).item()
+
+    values = ["oran", "umbel", "brado", "oran", "umbel", "brado", "oran", "umbel"]
+    right, wrong = told(values), told([*values[1:], "brado"])
+    benign = documents([Document("o", opening), *(Document(f"o{i}", f"The hall is {i}.") for i in range(4))])
+    learn = find("training", "finetune").settle({"steps": 240, "lr": 0.004, "batch_size": 16, "length": 80}, "finetune")
+    both = pa.concat_tables(right)
+    taught = learn.apply(subject, Corpus(both, benign), Rig(0, "training/finetune"))
+    method = made("lock", steps=60, lr=1e-3, length=80)
+    locked = method.apply(taught, Corpus(right[0], benign), Rig(0, "unlearning/lock"))
+    bound = [
+        [likely(one.model, true) - likely(one.model, false) for true, false in zip(right, wrong, strict=True)]
+        for one in (taught, locked)
+    ]
+    assert min(bound[0]) > 0.2
+    assert bound[1][0] < 0.3 * bound[0][0]
+    assert bound[1][1] > 0.6 * bound[0][1]
+
+
 def test_text_without_names_is_an_error(subject):
     same = documents(Document(f"s{i}", "The bell rings.") for i in range(8))
     with pytest.raises(UserError, match="no two names to exchange"):
