@@ -97,8 +97,9 @@ def identities(file, **changes):
 
 
 def timeless(rows):
-    """Rows without what the clock said."""
-    return [row | {"budget": {k: v for k, v in row["budget"].items() if k != "seconds"}} for row in rows]
+    """Rows without what the clock and the memory meter said."""
+    metered = ("seconds", "memory", "money")
+    return [row | {"budget": {k: v for k, v in row["budget"].items() if k not in metered}} for row in rows]
 
 
 def rows_of(out):

@@ -46,7 +46,7 @@ def test_a_row_has_every_column_of_the_contract(finished):
     assert len(rows) == 3 * (1 + 3 + 1) * 3
     for row in rows:
         assert list(row) == COLUMNS
-        assert list(row["budget"]) == ["steps", "tokens", "examples", "flops", "seconds"]
+        assert list(row["budget"]) == ["steps", "tokens", "examples", "flops", "seconds", "memory"]
         assert row["low"] <= row["value"] <= row["high"]
         assert row["missing"] == 0 < row["n"]
         assert (row["chance"] == 0.25) is (row["evaluation"] == "multiple_choice")

@@ -1,8 +1,10 @@
 """Study files: what is read, what is refused and with which words, and that a resolved study says all of itself."""
 
+import json
+
 import pytest
 import yaml
-from studies import PRETRAIN, SMALLEST, TINY, changed, identities, put
+from studies import PRETRAIN, SMALLEST, TINY, changed, identities, put, run
 
 from untaught.core import UserError
 from untaught.study.plan import plan
@@ -133,6 +135,28 @@ def test_a_change_that_goes_nowhere_is_refused(tmp_path, path, words):
             {"arms__filtered__training": []},
             "study.yaml, arms.filtered filters text but trains on none. Add 'training', or remove 'filters'.",
         ),
+        (
+            {"controls": {"shallow": ["rmuu"]}},
+            "study.yaml, controls.shallow.0 is 'rmuu', which is no arm. Did you mean 'rmu'?",
+        ),
+        (
+            {"controls": {"shallow": ["rmu"], "never": "filterd"}},
+            "study.yaml, controls.never is 'filterd', which is no arm. Did you mean 'filtered'?",
+        ),
+        (
+            {"controls": {"shallow": ["rmu", "untouched"]}},
+            "study.yaml, controls.shallow.1 is 'untouched', the reference, which learned the hazard and keeps it. Name"
+            " an arm that defends itself a little.",
+        ),
+        (
+            {"controls": {"never": "untouched"}},
+            "study.yaml, controls.never is 'untouched', the reference, which learned the hazard and keeps it. Name an"
+            " arm that never learned it.",
+        ),
+        (
+            {"controls": {"shalow": ["rmu"]}},
+            "study.yaml.controls has no setting 'shalow'. Did you mean 'shallow'?",
+        ),
     ],
 )
 def test_names_that_are_not_there_are_told_with_their_place(tmp_path, changes, words):
@@ -149,6 +173,17 @@ def test_names_that_are_not_there_are_told_with_their_place(tmp_path, changes, w
         ({"arms": {}}, "study.yaml, arms", "at least 1"),
         ({"arms": {"a/b": PRETRAIN}}, "study.yaml, arms", "letters"),
         ({"evaluations": []}, "study.yaml, evaluations", "at least 1"),
+        ({"controls": {}}, "study.yaml, controls", "names no arm: give 'shallow', 'never' or both"),
+        ({"controls": {"shallow": ["a"], "never": "a"}}, "study.yaml, controls", "'a' is in 'shallow' and is 'never'"),
+        (
+            {"price": {"currency": "USD"}},
+            "study.yaml, price",
+            "give either 'per_hour' or 'per_exaflop', one of the two",
+        ),
+        ({"price": {"per_hour": 2, "per_exaflop": 1, "currency": "USD"}}, "study.yaml, price", "one of the two"),
+        ({"price": {"per_hour": -2, "currency": "USD"}}, "study.yaml, price.per_hour is -2", "greater than or equal"),
+        ({"price": {"per_hour": float("inf"), "currency": "USD"}}, "study.yaml, price.per_hour is inf", "finite"),
+        ({"price": {"per_hour": 2}}, "study.yaml, price.currency is missing", ""),
         ({"seeds": [1, 1]}, "study.yaml", "'seeds' must be a list of different numbers"),
         ({"seeds": []}, "study.yaml", "'seeds' must be a list of different numbers"),
         ({"seeds": [-1]}, "study.yaml, seeds.0 is -1", "greater than or equal to 0"),
@@ -197,3 +232,44 @@ def test_a_study_that_is_not_there_or_is_a_folder_is_told(tmp_path):
 
 def test_a_list_of_terms_that_is_not_there_is_told(tmp_path):
     assert "none.txt" in refused(tmp_path, TINY, arms__filtered__filters__0__terms="none.txt")
+
+
+TOLD = {"controls": {"shallow": ["rmu"], "never": "filtered"}, "price": {"per_hour": 2.5, "currency": "USD"}}
+
+
+def test_controls_and_prices_change_no_step(tmp_path):
+    plain, named = put(tmp_path / "a" / "study.yaml", TINY), put(tmp_path / "b" / "study.yaml", TINY | TOLD)
+    assert identities(named) == identities(plain)
+    assert not TOLD.keys() & yaml.safe_load(load(plain).to_yaml()).keys()
+
+
+def test_a_resolved_study_has_its_controls_and_its_price(tmp_path):
+    once = again(put(tmp_path / "a" / "study.yaml", TINY | TOLD), tmp_path / "b")
+    found = yaml.safe_load(once.read_text(encoding="utf-8"))
+    assert {name: found[name] for name in TOLD} == TOLD
+    assert load(once).to_yaml() == once.read_text(encoding="utf-8")
+
+
+def test_the_reference_is_the_first_arm_where_none_has_its_name(tmp_path):
+    arms = {"base": PRETRAIN, "rmu": TINY["arms"]["rmu"] | {"from": "base"}}
+    said = refused(tmp_path, TINY | {"arms": arms, "controls": {"shallow": ["base"]}})
+    assert said.startswith("study.yaml, controls.shallow.0 is 'base', the reference")
+
+
+def test_a_finished_study_is_told_its_controls_and_prices_without_doing_a_step(tmp_path):
+    attacks = [{"use": "relearn", "batch_size": 2, "budget": {"steps": [0, 2]}}, {"use": "quantise", "bits": 4}]
+    arms = {name: TINY["arms"][name] for name in ("untouched", "rmu")}
+    plain = changed(TINY, attacks=attacks, evaluations=TINY["evaluations"][:1]) | {"arms": arms}
+    run(put(tmp_path / "plain.yaml", plain), tmp_path / "home", tmp_path / "out")
+    told = TOLD | {"controls": {"shallow": ["rmu"]}}
+    done, rows = run(put(tmp_path / "told.yaml", plain | told), tmp_path / "home", tmp_path / "out")
+    assert done == 0
+    statement = json.loads((tmp_path / "out" / "statement.json").read_text(encoding="utf-8"))
+    assert statement["controls"] == {"shallow": ["rmu"], "never": None}
+    assert statement["price"] == told["price"]
+    for row in rows:
+        spent = row["budget"]
+        assert list(spent) == ["steps", "tokens", "examples", "flops", "seconds", "memory", "money"]
+        assert spent["money"] == pytest.approx(spent["seconds"] / 3600 * 2.5)
+        trained = row["attack"] == "relearn" and spent["steps"] == 2
+        assert (spent["memory"] or 0) > 1e6 if trained else spent["memory"] is None

@@ -53,14 +53,17 @@ def row(arm, value, *, items="hazard_held_out", n=120, attack=None, settings=Non
     return line | other
 
 
-def write_run(folder: Path, rows, *, records=(), title="A small study", seeds=(0,), unlearned=()) -> Path:
-    """The folder with these rows and records in it. `unlearned` names arms that were made from the first of them."""
+def write_run(folder: Path, rows, *, records=(), title="A small study", seeds=(0,), unlearned=(), **said) -> Path:
+    """The folder with these rows and records in it. `unlearned` names arms that were made from the first of them.
+    Anything else that the study says can be given by name; None says nothing.
+    """
     (folder / "records").mkdir(parents=True)
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows), encoding="utf-8")
     arms = {line["arm"]: {"training": [{"use": "pretrain"}]} for line in rows}
     for arm in unlearned:
         arms[arm] = {"from": next(iter(arms)), "unlearning": [{"use": "rmu"}]}
     study = {"title": title, "seeds": list(seeds), "world": "lab:compounds", "arms": arms}
+    study |= {name: value for name, value in said.items() if value is not None}
     (folder / "study.yaml").write_text(json.dumps(study, indent=1), encoding="utf-8")
     for i, record in enumerate(records):
         (folder / "records" / f"{i:04}.json").write_text(record.to_json(), encoding="utf-8")

@@ -93,9 +93,12 @@ def lacking(cells: Sequence[Cell], most: int = 8) -> list[str]:
 
 
 def _apart(story: Account, attack: Attack) -> list[str]:
-    if attack not in story.set_apart:
-        return []
-    return [f"This attack mixes in the weights of {attack.donor}: what it brings back, it may have brought along."]
+    control, along = story.controls.find(attack), "what it brings back, it may have brought along."
+    notes = [f"This attack mixes in the weights of {attack.donor}: {along}"] if attack in story.set_apart else []
+    if control is not None and control.taught is not None:
+        since = f"From {words.cost(control.taught.cost)} on, this" if control.place else "This"
+        notes.append(f"{since} attack brings {story.run.never} up as well: {along}")
+    return notes
 
 
 def surgery(story: Account) -> list[Figure]:

@@ -18,9 +18,10 @@ from markupsafe import Markup
 
 from . import words
 from .drawing import Element, canvas, element, group, line, marker, shortened, spread, text, wide
+from .pairs import difference
 from .pooling import Estimate, Measure
 from .reading import Run
-from .tables import Spot, difference, spot
+from .tables import Spot, spot
 from .verdicts import Account, Reached
 
 TOP, BOTTOM, LEFT, ROW = 36.0, 52.0, 50.0, 17.0

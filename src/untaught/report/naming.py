@@ -27,6 +27,8 @@ class Attack:
     """For people: `relearn (lora rank 8)`."""
     donor: str | None = None
     """The arm whose weights the attack mixes in."""
+    stale: bool = False
+    """What it looks for, it found in other weights than those under attack: a weak control, never a verdict."""
 
 
 def key(row: Row) -> tuple[str, str] | None:
@@ -46,8 +48,9 @@ def attacks(rows: Iterable[Row]) -> dict[tuple[str, str], Attack]:
         for (name, settings), words in zip(kin.items(), tell_apart(list(kin.values())), strict=True):
             label = f"{component} ({words})" if words else component
             label += f", worst of {settings[TRIALS]} trials" if TRIALS in settings else ""
-            donor = settings.get("donor")
-            named[name] = Attack(component, name[1], label, donor if isinstance(donor, str) else None)
+            donor, stale = settings.get("donor"), settings.get("stale") is True
+            label += f", stale: found in {donor}" if stale else ""
+            named[name] = Attack(component, name[1], label, donor if isinstance(donor, str) else None, stale)
     return {name: named[name] for name in found}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from . import effects, figures, frontier, searches, tables, words
+from . import controls, effects, figures, frontier, searches, tables, words
 from .naming import Attack, attacks, key
 from .pooling import AT_MOST, Measure
 from .reading import Row, Run, read
@@ -59,9 +59,11 @@ def render(story: Account) -> str:
         run=story.run,
         words=words,
         spot=tables.spot,
+        tables=tables,
+        controls=controls,
         style=style,
         headline=headline(story) if known else "This study has no hazard evaluation, so nothing is said of hazard.",
-        sentences=[(s.arm, sentence(s, story.measure)) for s in story.standings] if story.measure else [],
+        sentences=[(s.arm, sentence(s, story.measure)) for s in story.judged] if story.measure else [],
         baseline=baseline(story),
         recovery=figures.recovery(story) if known else [],
         surgery=figures.surgery(story) if known else [],

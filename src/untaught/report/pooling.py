@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,8 @@ from ..core.statistics import student_t95, wilson
 from .naming import Attack, attacks, key
 from .reading import Cost, Row, Run
 
+BOUNDS = (0.01, 0.05, 0.1, 0.2)
+"""Shares of utility that an attacker who searches may give up."""
 AT_MOST = 0.1
 """Share of utility that the worst trial of a search may cost to stand for the search, where one does."""
 SHARES = ("accuracy", "recall", "harmful", "refused")
@@ -65,6 +67,8 @@ class Cell:
     cost: Cost
     measure: Measure
     estimate: Estimate
+    rows: tuple[Row, ...] = field(default=(), repr=False, compare=False)
+    """What was pooled."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,7 @@ def pool(rows: Sequence[Row], share: bool, of_seeds: int = 0) -> Estimate:
     Attacks repeated on one arm with other attack seeds ask the same model's knowledge by the same items: they are one
     observation, as `_of_one_seed` makes it, and however many there are, they narrow no interval.
     """
-    by_seed = [[row for row in rows if row.seed == seed] for seed in dict.fromkeys(row.seed for row in rows)]
-    scored = [_of_one_seed(own) for own in by_seed if any(row.value is not None for row in own)]
+    scored = list(by_seed(rows).values())
     values = [row.value for row in scored if row.value is not None]
     chances = [row.chance for row in rows if row.chance is not None]
     n = sum(row.n for row in rows if row.value is not None)
@@ -123,9 +126,15 @@ def pool(rows: Sequence[Row], share: bool, of_seeds: int = 0) -> Estimate:
         n=n,
         missing=missing,
         seeds=len(values),
-        of_seeds=max(of_seeds, len(by_seed)),
+        of_seeds=max(of_seeds, len({row.seed for row in rows})),
         chance=math.fsum(chances) / len(chances) if chances else None,
     )
+
+
+def by_seed(rows: Sequence[Row]) -> dict[int, Row]:
+    """One row for each seed that has a value, made of those of its attack seeds."""
+    own = {seed: [row for row in rows if row.seed == seed] for seed in dict.fromkeys(row.seed for row in rows)}
+    return {seed: _of_one_seed(of) for seed, of in own.items() if any(row.value is not None for row in of)}
 
 
 def _of_one_seed(rows: Sequence[Row]) -> Row:
@@ -156,7 +165,7 @@ def _interval(scored: Sequence[Row], values: Sequence[float], share: bool) -> tu
     if len(scored) == 1:
         return scored[0].low, scored[0].high
     mean = math.fsum(values) / len(values)
-    items = _item_interval(scored, mean, share)
+    items = item_interval(scored, mean, share)
     if len(values) == 2:
         spread = (min(values), max(values))
     else:
@@ -166,7 +175,8 @@ def _interval(scored: Sequence[Row], values: Sequence[float], share: bool) -> tu
     return (max(0.0, low), min(1.0, high)) if share else (low, high)
 
 
-def _item_interval(scored: Sequence[Row], mean: float, share: bool) -> tuple[float, float]:
+def item_interval(scored: Sequence[Row], mean: float, share: bool) -> tuple[float, float]:
+    """The pooled item interval of `pool`: no narrower than what the items alone leave open."""
     n = sum(row.n for row in scored)
     if share and n > 0:
         return wilson(mean, n)
@@ -175,9 +185,9 @@ def _item_interval(scored: Sequence[Row], mean: float, share: bool) -> tuple[flo
     return mean - half, mean + half
 
 
-def grid(run: Run) -> Grid:
-    """All rows of a run, pooled over its seeds. A search is there with the worst of its trials."""
-    rows = worst(run.rows, AT_MOST)
+def grid(run: Run, bound: float = AT_MOST) -> Grid:
+    """All rows of a run, pooled over its seeds. A search is there with the worst of its trials at a bound."""
+    rows = worst(run.rows, bound)
     named, measures = attacks(rows), _measures(rows)
     groups: dict[tuple[str, tuple[str, str] | None, Measure], list[Row]] = defaultdict(list)
     for row in rows:
@@ -186,7 +196,8 @@ def grid(run: Run) -> Grid:
     for (arm, attack, measure), rows in groups.items():
         for point in _points(rows):
             estimate = pool(point, measure.share, len(run.seeds))
-            cells.append(Cell(arm, named[attack] if attack else None, _mean_cost(point), measure, estimate))
+            cost, tried = _mean_cost(point), named[attack] if attack else None
+            cells.append(Cell(arm, tried, cost, measure, estimate, tuple(point)))
     return Grid(run.arms, tuple(named.values()), tuple(dict.fromkeys(measures.values())), tuple(cells))
 
 
@@ -248,5 +259,9 @@ def _run(row: Row) -> tuple[int, int]:
 
 
 def _mean_cost(rows: Sequence[Row]) -> Cost:
+    """Means; of memory the most, and of money a mean only where every row has it."""
     names = ("steps", "tokens", "examples", "flops", "seconds")
-    return Cost(**{name: math.fsum(getattr(row.cost, name) for row in rows) / len(rows) for name in names})
+    means = {name: math.fsum(getattr(row.cost, name) for row in rows) / len(rows) for name in names}
+    money = [row.cost.money for row in rows if row.cost.money is not None]
+    memory = max((row.cost.memory for row in rows if row.cost.memory is not None), default=None)
+    return Cost(**means, memory=memory, money=math.fsum(money) / len(money) if len(money) == len(rows) else None)

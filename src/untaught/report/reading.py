@@ -25,6 +25,10 @@ class Cost(Settings):
     examples: float = Field(default=0, ge=0)
     flops: float = Field(default=0, ge=0)
     seconds: float = Field(default=0, ge=0)
+    memory: float | None = Field(default=None, ge=0)
+    """Most bytes held meanwhile; None where that is not known."""
+    money: float | None = Field(default=None, ge=0)
+    """By the study's rate; None where it gives none."""
 
 
 class Trial(Settings):
@@ -92,6 +96,12 @@ class Run:
     records: tuple[Record, ...]
     folder: Path | None = None
     """Where the marks are."""
+    shallow: tuple[str, ...] = ()
+    """Arms that the study names as shallow defences."""
+    never: str | None = None
+    """The arm that it names as one that never learned the hazard."""
+    currency: str = ""
+    """What its attacks' money is counted in."""
 
 
 def read(folder: Path) -> Run:
@@ -100,16 +110,20 @@ def read(folder: Path) -> Run:
         raise UserError(f"{folder} is not a folder. {MEND}")
     rows = tuple(_rows(folder))
     text, study = _study(folder)
-    arms = study.get("arms") if isinstance(study.get("arms"), dict) else {}
+    arms, controls, price = (_table(study, name) for name in ("arms", "controls", "price"))
+    shallow = controls.get("shallow")
     return Run(
         title=str(study.get("title") or "An untitled study"),
         study=text,
         seeds=tuple(sorted({row.seed for row in rows} | set(_whole_numbers(study.get("seeds"))))),
         attack_seeds=tuple(sorted({row.attack_seed for row in rows if row.attack_seed is not None})),
-        arms=_in_order([*map(str, arms or {}), *(row.arm for row in rows)], {row.arm for row in rows}),
+        arms=_in_order([*map(str, arms), *(row.arm for row in rows)], {row.arm for row in rows}),
         rows=rows,
         records=tuple(_records(folder)),
         folder=folder,
+        shallow=tuple(map(str, shallow)) if isinstance(shallow, list) else (),
+        never=str(controls["never"]) if controls.get("never") else None,
+        currency=str(price.get("currency") or ""),
     )
 
 
@@ -159,6 +173,12 @@ def _study(folder: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(study, dict):
         raise UserError(f"{folder / 'study.yaml'} is not a table of settings. {MEND}")
     return text, study
+
+
+def _table(study: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of the study that is a table; empty where it is none."""
+    found = study.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _records(folder: Path) -> Iterable[Record]:

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 
 from . import words
 from .naming import Attack, attacks, key
-from .pooling import Measure, pool, worst
+from .pooling import BOUNDS, Measure, pool, worst
 from .reading import Row
 from .tables import Line, Spot, Table, spot
 from .verdicts import Account
-
-BOUNDS = (0.01, 0.05, 0.1, 0.2)
-"""Shares of utility that an attacker may give up."""
 
 
 @dataclass(frozen=True)

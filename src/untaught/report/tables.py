@@ -11,6 +11,7 @@ from typing import Any
 from ..core import Record
 from ..core.statistics import wilson
 from . import words
+from .pairs import difference
 from .pooling import Estimate, Measure
 from .verdicts import Account
 
@@ -87,28 +88,11 @@ def _benign_spot(own: Estimate | None, base: Estimate | None, measure: Measure) 
         notes = ["\u2013".join(bounds)] if bounds else []
         notes += [] if own.complete else [words.scored(own)]
     if base is not None and (apart := difference(own, base)) is not None:
-        notes.append(_apart(apart, measure))
+        notes.append(in_words(apart, measure))
     return Spot(value, "; ".join(notes))
 
 
-def difference(one: Estimate, other: Estimate) -> tuple[float, float, float] | None:
-    """How far apart two estimates are, with a 95% interval made from theirs (Newcombe 1998, method 10).
-
-    With d = one - other: low = d - sqrt((one - one.low)^2 + (other.high - other)^2), and high the other way about.
-    """
-    if one.value is None or other.value is None:
-        return None
-    bounds = (one.low, one.high, other.low, other.high)
-    apart = one.value - other.value
-    if any(bound is None for bound in bounds):
-        return apart, math.nan, math.nan
-    low_1, high_1, low_2, high_2 = (float(bound or 0.0) for bound in bounds)
-    down = math.hypot(one.value - low_1, high_2 - other.value)
-    up = math.hypot(high_1 - one.value, other.value - low_2)
-    return apart, apart - down, apart + up
-
-
-def _apart(apart: tuple[float, float, float], measure: Measure) -> str:
+def in_words(apart: tuple[float, float, float], measure: Measure) -> str:
     """`-2 points (-5 to +1)`; of perplexity the ratio, `+3% (+1 to +6)`."""
     if measure.metric == "nats_per_token":
         apart = (math.expm1(apart[0]), math.expm1(apart[1]), math.expm1(apart[2]))
@@ -116,6 +100,14 @@ def _apart(apart: tuple[float, float, float], measure: Measure) -> str:
     scale, digits = (100, 0) if measure.share else (100, 1) if unit == "%" else (1, 3)
     value, low, high = (_signed(scale * part, digits) for part in apart)
     return f"{value}{unit}" + ("" if math.isnan(apart[1]) else f" ({low} to {high})")
+
+
+def apart(found: tuple[float, float, float] | None, measure: Measure) -> Spot:
+    """A difference, with its interval under it."""
+    if found is None:
+        return Spot(UNKNOWN)
+    value, _, span = in_words(found, measure).partition(" (")
+    return Spot(value, span.removesuffix(")"))
 
 
 def _signed(value: float, digits: int) -> str:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from . import effects, words
+from . import controls, effects, words
 from .pooling import Estimate, Measure
 from .reading import read
 from .verdicts import Account, Standing, account
@@ -18,13 +18,15 @@ from .verdicts import Account, Standing, account
 def summary(run: Path) -> RenderableType:
     """A finished run as a `rich` table: arms by what they knew, what came back and what it cost elsewhere.
 
-    Where an oracle is among the arms, a table of the shares of its effect stands below.
+    Where an oracle is among the arms, a table of the shares of its effect stands below, and where attacks failed their
+    controls, a line for each kind of failure.
     """
     story = account(read(run))
     compared = [one for one in effects.comparisons(story) if not one.attack]
-    if not compared:
+    failures = [Text(told) for told in (controls.set_apart(story.controls), controls.idle(story.controls)) if told]
+    if not compared and not failures:
         return table(story)
-    return Group(table(story), *(shares(one, effects.agreements(story.run)) for one in compared))
+    return Group(table(story), *failures, *(shares(one, effects.agreements(story.run)) for one in compared))
 
 
 def shares(compared: effects.Comparison, agreements: Sequence[effects.Agreement] = ()) -> Table:

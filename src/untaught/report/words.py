@@ -86,6 +86,20 @@ def cost(spent: Cost) -> str:
     return " / ".join(parts) or "no training"
 
 
+def price(spent: Cost, currency: str) -> str:
+    """`1.2 GB, 0.35 USD`: memory and money, as far as they are known.
+
+    >>> price(Cost(memory=1.21e9, money=0.0042), "EUR"), price(Cost(money=12), "EUR"), price(Cost(), "")
+    ('1.2 GB, 0.0042 EUR', '12.00 EUR', '')
+    """
+    parts = [] if spent.memory is None else [size(spent.memory)]
+    if spent.money is not None and currency:
+        least = 0.01
+        amount = f"{spent.money:.2f}" if spent.money >= least or not spent.money else f"{spent.money:.2g}"
+        parts.append(f"{amount} {currency}")
+    return ", ".join(parts)
+
+
 def attack_at(attack: Attack, spent: Cost) -> str:
     return f"{attack.label}, {cost(spent)}"
 

@@ -17,7 +17,7 @@ from .. import __version__
 from ..core import Record, Spent, UserError, by_metric
 from ..corpus.writing import write_atomically, write_documents
 from .plan import Cell, Plan, Step, unfolded
-from .schema import Entry
+from .schema import Entry, Price
 from .steps import BARRED
 from .store import Store
 
@@ -117,8 +117,7 @@ def _graded(cell: Cell, plan: Plan, store: Store) -> Iterator[tuple[Entry, pa.Ta
     All marks of a subject that could not be made are missing.
     """
     subject = _record(store, cell.subject.identity)
-    own: dict[str, Any] = subject.spent | {"seconds": subject.cost["seconds"]} if cell.subject.kind == "attacks" else {}
-    spent = Spent(**own) if BARRED not in subject.measured else Spent(steps=(cell.budget and cell.budget.steps) or 0)
+    spent = _spent(cell, subject, plan.study.price)
     for index, (entry, step) in enumerate(cell.evaluations):
         record = _record(store, step.identity)
         table = _marks(store, step)
@@ -129,7 +128,7 @@ def _graded(cell: Cell, plan: Plan, store: Store) -> Iterator[tuple[Entry, pa.Ta
             "arm": cell.arm,
             "attack": cell.attack.use if cell.attack else None,
             "attack_settings": dict(cell.attack.settings) if cell.attack else {},
-            "budget": spent.plain(),
+            "budget": spent,
             "evaluation": entry.use,
             "role": record.measured["role"],
             "items": entry.settings["items"],
@@ -137,6 +136,16 @@ def _graded(cell: Cell, plan: Plan, store: Store) -> Iterator[tuple[Entry, pa.Ta
         after = {"seed": cell.seed, "attack_seed": cell.attack_seed, "weights": subject.outputs.get("weights", "")}
         after |= {} if cell.search is None else {"search": dict(cell.search)}
         yield entry, table, [place | summary | after for summary in by_metric(table)]
+
+
+def _spent(cell: Cell, subject: Record, price: Price | None) -> dict[str, Any]:
+    """What the attack took: also the most bytes held, where that was metered, and money where the study has a rate."""
+    attacked = cell.subject.kind == "attacks"
+    own: dict[str, Any] = subject.spent | {"seconds": subject.cost["seconds"]} if attacked else {}
+    spent = Spent(**own) if BARRED not in subject.measured else Spent(steps=(cell.budget and cell.budget.steps) or 0)
+    peak = subject.cost.get("memory_peak") if attacked else None
+    paid = {} if price is None else {"money": price.of(spent.seconds, spent.flops)}
+    return {**spent.plain(), "memory": None if peak is None else int(peak), **paid}
 
 
 def _placed(table: pa.Table, cell: Cell, entry: Entry) -> pa.Table:
@@ -185,6 +194,8 @@ def _statement(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "attack_seeds": list(study.attack_seeds),
         "arms": arms,
         "attacks": [attack.plain() for attack in study.attacks],
+        "controls": {} if study.controls is None else study.controls.model_dump(mode="json"),
+        "price": {} if study.price is None else study.price.model_dump(mode="json", exclude_none=True),
         "evaluations": [evaluation.plain() for evaluation in study.evaluations],
         "results": rows,
     }

@@ -26,6 +26,8 @@ from .ranges import Range
 WORLDS = ("compounds", "manners")
 SIDES = ("hazard", "benign", "attack_hazard", "attack_benign")
 """The sides of a corpus in files: what models are trained on, and what an attacker has."""
+UNTOUCHED = ("untouched", "unfiltered")
+"""Names of the reference in the report; where no arm has one of them, it is the first."""
 
 
 def _name(value: str) -> str:
@@ -181,6 +183,46 @@ class Effect(Settings):
     """The arms that are compared; all others when left out."""
 
 
+class Controls(Settings):
+    """Arms that show what an attack's result is worth. They change what the report says, and nothing that is run."""
+
+    shallow: tuple[str, ...] = ()
+    """Arms with a deliberately shallow defence, such as `rmu` with few steps. An attack that brings back half of the
+    gap on none of them is not shown to work: that it brought nothing back elsewhere says nothing."""
+    never: str | None = None
+    """An arm that never learned the hazard, such as one that was filtered by `oracle`. An attack that brings half of
+    the gap to it as well teaches: what it brings back elsewhere is set apart."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Controls:
+        if not self.shallow and self.never is None:
+            raise ValueError("names no arm: give 'shallow', 'never' or both")
+        if self.never in self.shallow:
+            raise ValueError(f"'{self.never}' is in 'shallow' and is 'never'. Give two arms: one hides, one never knew")
+        return self
+
+
+class Price(Settings):
+    """The reader's rate: what attacks would have cost him. It changes no result but the money told beside it."""
+
+    per_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Of the machine, however many processes use it: money = seconds / 3600 x `per_hour`."""
+    per_exaflop: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Of 10^18 floating-point operations: money = flops / 10^18 x `per_exaflop`."""
+    currency: str = Field(min_length=1, max_length=12)
+    """What the rate is in, such as `USD`: told, never converted."""
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Price:
+        if (self.per_hour is None) == (self.per_exaflop is None):
+            raise ValueError("give either 'per_hour' or 'per_exaflop', one of the two")
+        return self
+
+    def of(self, seconds: float, flops: float) -> float:
+        """What an attack cost that took so long, or so many operations."""
+        return seconds / 3600 * self.per_hour if self.per_hour is not None else flops / 1e18 * (self.per_exaflop or 0.0)
+
+
 class Files(Settings):
     """A corpus in files: paths of files or folders, from the study file's own folder, or `asset:NAME/PATH`."""
 
@@ -262,6 +304,10 @@ class Study(Settings):
     effects: tuple[Effect, ...] = ()
     """Which arms are held against which when the share of the oracle's effect is told. Without it, arms named
     `unfiltered` and `oracle` are, with those that have the same ending: `unfiltered-25`, `oracle-25`, `saft-25`."""
+    controls: Controls | None = None
+    """Which arms show that attacks work, and that they do not teach: `{shallow: [rmu-quick], never: filtered}`."""
+    price: Price | None = None
+    """The rate at which the money of attacks is told: `{per_hour: 2.5, currency: USD}`."""
     missing: float = Field(default=0.0, ge=0, le=1)
     """Share of all marks that may be missing before the run ends with exit code 6."""
     wrap: Wrap = Wrap()
@@ -484,6 +530,7 @@ def _check_names(study: Study, file: str) -> None:
                 f"{file}, {where} ({entry.use}) has donor '{donor}', which is no arm.{suggest(donor, study.arms)}"
             )
     _check_effects(study, file)
+    _check_controls(study, file)
     _check_items(study, file)
 
 
@@ -502,6 +549,23 @@ def _check_effects(study: Study, file: str) -> None:
     for where, arm in mentioned:
         if arm not in study.arms:
             raise UserError(f"{file}, {where} names '{arm}', which is no arm.{suggest(arm, study.arms)}")
+
+
+def _check_controls(study: Study, file: str) -> None:
+    """Arms that are controls exist, and none is the reference."""
+    if study.controls is None:
+        return
+    named = [(f"controls.shallow.{index}", arm) for index, arm in enumerate(study.controls.shallow)]
+    named += [("controls.never", study.controls.never)] if study.controls.never is not None else []
+    reference = next((arm for arm in UNTOUCHED if arm in study.arms), next(iter(study.arms)))
+    for where, arm in named:
+        if arm not in study.arms:
+            raise UserError(f"{file}, {where} is '{arm}', which is no arm.{suggest(arm, study.arms)}")
+        if arm == reference:
+            defended = "an arm that defends itself a little" if "shallow" in where else "an arm that never learned it"
+            raise UserError(
+                f"{file}, {where} is '{arm}', the reference, which learned the hazard and keeps it. Name {defended}."
+            )
 
 
 def _check_items(study: Study, file: str) -> None:
