@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
-from studies import changed, identities, leftovers, put, records_of, rows_of, run, timeless
+from studies import Nobody, changed, identities, leftovers, put, records_of, rows_of, run, timeless
 
 from untaught.core import UserError
 from untaught.study.plan import plan
+from untaught.study.run import run as carry_out
 from untaught.study.schema import load
+from untaught.study.store import Store
 
 STUDY = {
     "title": "Own files",
@@ -203,3 +205,18 @@ def test_an_attacker_who_is_asked_what_he_taught_is_refused_when_the_study_is_pl
     plan(load(study, {"attacks": []}))
     file = table["items"]["questions"]
     plan(load(study, {"items.questions": {"path": file, "seen": True}}))
+
+
+def test_weights_that_will_not_fit_are_said_before_anything_is_spent(place, tmp_path, monkeypatch):
+    asked = Store(tmp_path)
+    size = (place / "models" / "base" / "model.safetensors").stat().st_size
+    put(place / "study.yaml", STUDY | {"attacks": [{"use": "quantise", "bits": 4}], "workers": 1})
+    made = plan(load(place / "study.yaml"))  # the base itself, rmu, and one attack at a time
+    monkeypatch.setattr(Store, "free", property(lambda _: 3 * size - 1))
+    with pytest.raises(UserError, match=r"weights of 2 steps and of 1 attacks .* set UNTAUGHT_HOME"):
+        carry_out(made, asked, Nobody())
+    assert all(asked.record(step.identity) is None for step in made.steps)
+    monkeypatch.setattr(Store, "free", property(lambda _: 3 * size))
+    carry_out(made, asked, Nobody(), "local")
+    monkeypatch.setattr(Store, "free", property(lambda _: 0))
+    assert carry_out(made, asked, Nobody()) == 0

@@ -109,6 +109,8 @@ class Quantise(Settings):
         return getattr(self, f"_by_{self.way}")(subject, corpus, rig)
 
     def _by_nearest(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
+        if not all(bool(matrix.isfinite().all()) for _, matrix in matrices(subject.model)):
+            return replace(subject, model=fresh(subject.model))  # without numbers as before: its marks are missing
         changes = []
 
         def change(name: str, matrix: Tensor) -> Tensor:

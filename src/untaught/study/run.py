@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from .. import assets
 from ..core import UserError, suggest
 from ..corpus.running import from_extra
 from ..engine import parallel
@@ -25,6 +26,9 @@ from .schema import Study
 from .steps import Bench
 from .store import Store
 
+KEEPING = ("world", "training", "unlearning")
+"""Kinds of steps that leave whole weights behind."""
+WEIGHTS = (".safetensors", ".bin", ".gguf")
 EXECUTORS = ("processes", "local", "ray")
 
 
@@ -84,6 +88,7 @@ Executor: TypeAlias = Callable[[Sequence[Group], Study, Store, Watcher], None]
 def run(plan: Plan, store: Store, watcher: Watcher, executor: str = "processes") -> int:
     """Do everything that is not done. Returns how many steps were done."""
     do = _executor(executor)
+    check_room(waiting(plan, store), plan.study, store)
     if parallel.world() > 1:
         from .together import together
 
@@ -95,6 +100,26 @@ def run(plan: Plan, store: Store, watcher: Watcher, executor: str = "processes")
     count = sum(store.record(step.identity) is None for group in left for step in group.steps)
     do(left, plan.study, store, watcher)
     return count
+
+
+def check_room(left: Sequence[Group], study: Study, store: Store) -> None:
+    """A `UserError` where the weights of what is left to do would not fit beside the store.
+
+    Arms are kept, as large as the base that they are made from; of attacked weights, those that are being evaluated. A
+    lab's models are too small to count.
+    """
+    if study.base is None:
+        return
+    base = assets.path(study.base, study.folder)
+    size = sum(file.stat().st_size for file in base.glob("*") if file.suffix in WEIGHTS)
+    kept = {step.identity for group in left for step in group.steps if step.kind in KEEPING}
+    made = sum(store.record(identity) is None for identity in kept)
+    passing = min(study.workers or 1, sum(step.kind == "attacks" for group in left for step in group.steps))
+    if (asked := size * (made + passing)) > store.free:
+        raise UserError(
+            f"the weights of {made} steps and of {passing} attacks at a time take about {asked / 1e9:.1f} GB, and"
+            f" {store.free / 1e9:.1f} GB are free at {store.root}. Free some, or set UNTAUGHT_HOME to a larger disk."
+        )
 
 
 def _executor(name: str) -> Executor:

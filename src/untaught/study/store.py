@@ -40,6 +40,11 @@ class Store:
                 f"the step store {self.root} cannot be made: {error.strerror}. Set UNTAUGHT_HOME to a folder you own."
             ) from None
 
+    @property
+    def free(self) -> int:
+        """Bytes that are free where steps are kept."""
+        return shutil.disk_usage(self.root).free
+
     def folder(self, identity: str) -> Path:
         """Where a finished step's outputs are."""
         return self.root / identity[:2] / identity
