@@ -47,5 +47,5 @@ bench: $(READY)  ## Time what is promised, the real study too, and with CORPUS=D
 	$(BIN)/python benchmarks/promises.py
 	$(BIN)/python benchmarks/promises.py --test
 
-docs: $(READY)  ## Make what the docs are generated from: the study schema and the README's numbers and picture
+docs: $(READY)  ## Make what the docs are generated from: the schemas and the README's numbers and picture
 	$(BIN)/python docs/generate.py

@@ -40,7 +40,8 @@ FORGETTING_NUMBERS = HERE.parent / "benchmarks" / "forget_filter.json"
 STUDY_PAGE = HERE / "fine-tuning-study.md"
 STUDY_NUMBERS = HERE.parent / "benchmarks" / "fine_tuning_study.json"
 UNLEARNING_PAGE = HERE / "removed-or-hidden.md"
-UNLEARNING_NUMBERS = HERE.parent / "benchmarks" / "studies.json"
+ATTACKS_PAGE = HERE / "what-attacks-bring-back.md"
+STUDIES = HERE.parent / "benchmarks" / "studies.json"
 MISSES = {"documents": "misses documents", "facts": "misses whole facts"}
 
 
@@ -70,9 +71,9 @@ def main() -> None:
             fill(STUDY_PAGE, name, content)
         for name, content in study_tables(kept["fine-tuning-half"]).items():
             fill(STUDY_PAGE, f"{name} half", content)
-    if UNLEARNING_NUMBERS.is_file():
-        for name, found in json.loads(UNLEARNING_NUMBERS.read_text(encoding="utf-8")).items():
-            fill(UNLEARNING_PAGE, name, toxicity_table(found) if name == "toxicity" else recovery_table(found))
+    for name, found in json.loads(STUDIES.read_text(encoding="utf-8")).items():
+        for page, mark, content in studied(name, found):
+            fill(page, mark, content)
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/default")
     if not (run / "results.jsonl").is_file():
         print(f"{run} is no finished run: the README was left alone. `untaught run --out {run}` makes one.")
@@ -476,6 +477,41 @@ def recovery_table(found: dict[str, Any]) -> str:
         lines.append([f"`{arm}`", *told, half, arithmetic(found, arm)])
     heads = ["arm", "V" if hazard != "manners" else "uncivil", *(f"after {count} steps" for count in steps), *asked]
     return ruled([*heads, "half back after", "arithmetic"], lines)
+
+
+def studied(name: str, found: dict[str, Any]) -> list[tuple[Path, str, str]]:
+    """The tables of a kept study: page, mark, content."""
+    if name == "attacks":
+        held_out, seen = (attacks_table(found, items) for items in ("hazard_held_out", "hazard_seen"))
+        return [(ATTACKS_PAGE, "held out", held_out), (ATTACKS_PAGE, "seen", seen)]
+    return [(UNLEARNING_PAGE, name, toxicity_table(found) if name == "toxicity" else recovery_table(found))]
+
+
+def attacks_table(found: dict[str, Any], items: str) -> str:
+    """What each arm knows of an item set after each attack, and the largest share of the gap on a shallow arm."""
+    rows = [row for row in found["lines"] if row["items"] == items and row["metric"] == "accuracy"]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    values: dict[tuple[str | None, int], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["attack"] is None or row["steps"] or not any(r["steps"] for r in rows if r["attack"] == row["attack"]):
+            values.setdefault((row["attack"], row["steps"]), {})[row["arm"]] = row
+    plain, lines = values[None, 0], []
+    for (attack, steps), own in values.items():
+        told = [share(own[arm], len(found["seeds"])) if own[arm]["value"] is not None else "missing" for arm in arms]
+        shares = [back(own[arm], plain[arm], plain["untouched"]) for arm in SHALLOW]
+        works = "" if attack is None else words.percent(max(0.0, *shares))
+        lines.append([f"`{attack}`" if attack else "none", str(steps or ""), *told, works])
+    return ruled(["attack", "steps", *(f"`{arm}`" for arm in arms), "back on a control"], lines)
+
+
+SHALLOW = ("lock", "small")
+"""Arms of the study of attacks that are shallow on purpose."""
+
+
+def back(after: dict[str, Any], before: dict[str, Any], reference: dict[str, Any]) -> float:
+    """How much of the gap to the reference an attack brought back; 0 where there is no value."""
+    gap = reference["value"] - before["value"]
+    return (after["value"] - before["value"]) / gap if after["value"] is not None and gap > 0 else 0.0
 
 
 def half_back(curve: list[tuple[int, float]], top: float) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
+    from .attest.keys import Signer
+    from .attest.verifying import Verified
     from .corpus.shards import Reading
+    from .study.rerunning import Rerun
 
 app = typer.Typer(
     help="Is hazardous knowledge gone from a model's weights, or only hidden in them?",
@@ -30,6 +36,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting; repeat at will.")]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file: `use: NAME`, its settings, `corpus`.")]
+Follow = Annotated[bool, typer.Option("--follow", help="Read files behind symbolic links, as in a Hub cache.")]
 StudyFile = Annotated[Path | None, typer.Argument(help="A study file; left out, the lab's default study.")]
 
 
@@ -316,6 +323,175 @@ def evaluate(model: Model, config: Config = None, set_: Set = None, json_: AsJso
 
 
 @app.command()
+def sign(  # noqa: PLR0913, PLR0917 - a parameter for each option
+    model: Model,
+    run: Annotated[Path, typer.Option("--run", help="The run folder that evaluated and attacked this model.")],
+    key: Annotated[Path, typer.Option("--key", help="Private key, a PEM file: Ed25519 or ECDSA.")],
+    out: Annotated[Path, typer.Option("--out", help="The signed statement to write.")],
+    of: Annotated[
+        Path | None, typer.Option("--of", help="The model that was measured, where MODEL was made from it since.")
+    ] = None,
+    transform: Annotated[
+        str | None, typer.Option(help="With --of, how: 'adapter folded', quantised, merged or converted.")
+    ] = None,
+    filtered: Annotated[list[Path] | None, typer.Option(help="Filter folder of its text; repeat at will.")] = None,
+    reference: Annotated[list[str] | None, typer.Option(help="Arm to hold it against; repeat at will.")] = None,
+    card: Annotated[bool, typer.Option("--card", help="Write a model card into MODEL first, to be signed.")] = False,
+    release: Annotated[Path | None, typer.Option(help="Folder for the page, the card, ML-BOM and Croissant.")] = None,
+    follow: Follow = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Sign what a run measured of a model: a statement, and beside it a signature of its files."""
+    from .attest import releasing, signing
+    from .attest.statement import Claim, edges
+    from .report import release_page
+
+    claim = Claim(run, edges(of, transform), tuple(filtered or ()), tuple(reference or ()))
+    pages = releasing.prepared(release, force) if release else None
+    write = releasing.card if card else None
+    done = signing.sign(model, claim, _signer(key), out, card=write, follow=follow, force=force)
+    if pages is not None:
+        made = releasing.exports(done.statement, claim.filtered)
+        made[release_page.FILE] = release_page.render(done.statement.plain(), releasing.LIMITS)
+        for name, content in made.items():
+            signing.write(pages / name, content.encode())
+    told = done.statement.predicate
+    if json_:
+        _print_json({
+            "statement": str(done.file), "signature": str(done.bundle), "root": done.statement.root,
+            "arm": told.model.arm, "seed": told.model.seed, "evaluations": len(told.evaluations),
+            "attacks": len(told.attacks), "filters": len(told.filters),
+            "release": None if pages is None else str(pages),
+        })  # fmt: skip
+        return
+    counts = f"{len(told.evaluations)} values, {len(told.attacks)} attacks, {len(told.filters)} filters"
+    root = done.statement.root[:16]
+    _print(f"{done.file}: {told.model.arm}, seed {told.model.seed}; {counts}; root {root}", markup=False)
+    beside = "which model_signing can verify too" if done.interchangeable else "of a kind model_signing does not know"
+    _say(f"{done.bundle} is the signature of the files, {beside}.")
+    if pages is not None:
+        _say(f"The release page is {pages / release_page.FILE}.")
+
+
+@app.command()
+def verify(  # noqa: PLR0913, PLR0917 - a parameter for each option
+    model: Model,
+    statement: Annotated[Path, typer.Option("--statement", help="The signed statement, or a signature of files.")],
+    key: Annotated[Path, typer.Option("--key", help="The signer's public key, a PEM file.")],
+    policy: Annotated[Path | None, typer.Option("--policy", help="YAML file of what you demand.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="The run folder, to hold it against the statement.")] = None,
+    rerun: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --run: ask N items again, drawn by chance.")
+    ] = None,
+    draw: Annotated[int | None, typer.Option(min=0, help="With --rerun: draw as this number says.")] = None,
+    follow: Follow = False,
+    json_: AsJson = False,
+) -> None:
+    """Check a model folder against a signed statement, and the statement against what you demand. Needs no torch."""
+    from .attest import verifying
+    from .attest.keys import load_public
+    from .attest.policy import Policy
+    from .core import UserError
+    from .core.files import read_yaml
+
+    if rerun is not None and run is None:
+        raise UserError("--rerun needs the marks to compare with: give --run, the run folder of the statement.")
+    demands = Policy.read(read_yaml(policy), policy.name) if policy else None
+    with _refusing(json_):
+        found = verifying.verify(model, statement, load_public(key), demands, run, follow=follow)
+    again = _rerun(model, found, run, rerun, draw) if run is not None and rerun is not None else None
+    problem = verifying.problem(found, str(policy))
+    if again is not None and problem is None:
+        problem = again.problem(demands.rerun_differ_at_most if demands else 0.0)
+    if json_:
+        told = verifying.plain(found, problem)
+        _print_json(told if again is None else {**told, "rerun": again.plain()})
+    else:
+        for line in [*verifying.lines(found), *([] if again is None else [again.words()])]:
+            _print(line, markup=False)
+    if problem is not None:
+        raise problem
+
+
+def _rerun(model: Path, found: Verified, run: Path, count: int, draw: int | None) -> Rerun:
+    import secrets
+
+    from .core import UserError
+    from .study.rerunning import rerun
+
+    if found.statement is None:
+        raise UserError("a signature of files says nothing of evaluations, so none can be asked again.")
+    return rerun(model, found.statement.predicate, run, count, secrets.randbelow(2**32) if draw is None else draw)
+
+
+@contextlib.contextmanager
+def _refusing(json_: bool) -> Iterator[None]:
+    """With `json_`, say what is refused on stdout too, for programs."""
+    from .attest.refusals import Refused
+
+    try:
+        yield
+    except Refused as error:
+        if json_:
+            _print_json({"verified": False, "code": int(error.code), "message": str(error)})
+        raise
+
+
+@app.command()
+def inspect(model: Model, json_: AsJson = False) -> None:
+    """List what a downloaded model folder contains that could run code, or that is malformed. Loads nothing."""
+    from rich.table import Table
+
+    from .attest.inspecting import inspect as look
+
+    found = look(model)
+    refused = [one for one in found if one.severity == "refuse"]
+    if json_:
+        rows = [{name: getattr(one, name) for name in ("path", "kind", "severity", "reason")} for one in found]
+        _print_json({"safe": not refused, "found": rows})
+    else:
+        table = Table("file", "what", "", "why")
+        for one in found:
+            table.add_row(*map(_cell, (one.path, one.kind, one.severity, one.reason)))
+        if found:
+            _print(table)
+        _say(
+            f"{model}: {len(refused)} of {len(found)} things found are refused."
+            if found
+            else f"{model}: nothing of note."
+        )
+    if refused:
+        from .core import ExitCode
+
+        raise typer.Exit(ExitCode.WRONG_INPUT)
+
+
+def _cell(text: str) -> Text:
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _signer(key: Path) -> Signer:
+    """A private key; its passphrase is taken from the environment, or asked for where somebody can answer."""
+    import os
+
+    from .attest.keys import load_private
+    from .attest.signing import PASSPHRASE, is_encrypted
+    from .core import UserError
+
+    if not is_encrypted(key):
+        return load_private(key)
+    given = os.environ.get(PASSPHRASE)
+    if given is None and not sys.stdin.isatty():
+        raise UserError(f"the private key {key} is encrypted. Put its passphrase into the variable {PASSPHRASE}.")
+    if given is None:
+        given = str(typer.prompt(f"Passphrase of {key}", hide_input=True, err=True))
+    return load_private(key, given.encode())
+
+
+@app.command()
 def fetch(
     what: Annotated[
         list[str] | None,
@@ -495,7 +671,7 @@ def main() -> None:
         if parallel.rank() > 0:
             time.sleep(3)  # if the first process met it too, it tells, and the launcher ends this one meanwhile
         _say(f"untaught: {error}")
-        sys.exit(ExitCode.WRONG_INPUT)
+        sys.exit(getattr(error, "code", ExitCode.WRONG_INPUT))  # what refuses to verify has a code of its own
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def test_listing_and_reporting_need_no_torch(finished, tmp_path):
 def test_help_names_every_verb(desk):
     answer = desk("--help")
     assert answer.code == 0
-    for verb in ("run", "plan", "report", "unlearn", "attack", "evaluate", "fetch", "list", "show", "new"):
+    study, model = ("run", "plan", "report"), ("unlearn", "attack", "evaluate", "sign", "verify", "inspect")
+    for verb in (*study, *model, "fetch", "list", "show", "new"):
         assert f" {verb} " in answer.out
 
 
@@ -75,6 +76,10 @@ def test_no_setting_is_a_flag():
     assert flags.pop("run") == {"--out", "--set", "--json", "--executor"}
     assert flags.pop("report") == {"--json", "--show-text", "--data"}
     assert flags.pop("fetch") == {"--json", "--name", "--again"}
+    made = {"--run", "--key", "--out", "--of", "--transform", "--filtered", "--reference", "--card", "--release"}
+    assert flags.pop("sign") == made | {"--follow", "--force", "--json"}
+    asked = {"--statement", "--key", "--policy", "--run", "--rerun", "--draw", "--follow", "--json"}
+    assert flags.pop("verify") == asked
     assert set().union(*flags.values()) == common
     settings = {
         field for shelf in shelves.SHELVES for name in shelves.names(shelf) for field in settings_of(shelf, name)

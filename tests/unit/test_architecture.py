@@ -188,7 +188,17 @@ def test_function_bodies_stay_within_40_lines():
     assert over.keys() == LONG.keys(), over
 
 
-@pytest.mark.parametrize("module", ["untaught", "untaught.core", "untaught.report", "untaught.filters.blocklist"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "untaught",
+        "untaught.core",
+        "untaught.report",
+        "untaught.filters.blocklist",
+        "untaught.attest.signing",
+        "untaught.attest.verifying",
+    ],
+)
 def test_what_needs_no_model_imports_no_torch(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

@@ -13,7 +13,6 @@ with the receipts in the order of their paths, so that one digest in a signed st
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..attest import digest
+from ..attest.merkle import merkle
 from .writing import write_atomically
 
 FOLDER = "receipts"
@@ -127,15 +127,3 @@ def root(folder: Path) -> str:
     """The Merkle root of all receipts, in the order of their paths."""
     paths = sorted((folder / FOLDER).rglob("*.json"), key=lambda path: path.relative_to(folder).as_posix())
     return merkle([path.read_bytes() for path in paths])
-
-
-def merkle(leaves: Sequence[bytes]) -> str:
-    """Root of a Merkle tree (RFC 9162, section 2.1): a list of n is parted at the largest power of two below n."""
-    return _node(leaves).hex()
-
-
-def _node(leaves: Sequence[bytes]) -> bytes:
-    if len(leaves) < 2:
-        return hashlib.sha256(b"\0" + leaves[0]).digest() if leaves else hashlib.sha256(b"").digest()
-    left = 1 << (len(leaves) - 1).bit_length() - 1
-    return hashlib.sha256(b"\1" + _node(leaves[:left]) + _node(leaves[left:])).digest()
