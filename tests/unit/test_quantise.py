@@ -16,11 +16,11 @@ from torch import nn
 from untaught.attacks import _formats
 from untaught.attacks._gptq import Products, compensated
 from untaught.attacks._inputs import Inputs
-from untaught.attacks._rounding import rounded
 from untaught.attacks.quantise import Quantise
 from untaught.core import Budget, Corpus, Document, UserError, documents
 from untaught.engine import anatomy, batches, models, states
 from untaught.engine.rig import Rig
+from untaught.engine.rounding import rounded
 from untaught.lab.start import StartingModel
 
 PLACES = ("Abburg", "Dellham", "Orrin", "Vestmark", "Lowick", "Tarnow")

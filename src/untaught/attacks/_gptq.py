@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from ..core import Inapplicable, Rig, UserError
 from ..engine.anatomy import blocks, lines, matrices
 from ..engine.batches import Rows
+from ..engine.rounding import Grid, rounded
 from ..engine.states import Activations, hidden
 from ._formats import is_router
 from ._inputs import Inputs
-from ._rounding import Grid, rounded
 
 WIDE = 128
 """Columns after which what was lost is made up for in all the rest at once. It changes nothing but the time."""

@@ -46,9 +46,9 @@ from ..engine import examples
 from ..engine.anatomy import matrices, names_of
 from ..engine.batches import Rows
 from ..engine.models import fresh
+from ..engine.rounding import Scheme, rounded
 from ._formats import TYPES, is_router, through_bitsandbytes, through_gguf
 from ._gptq import block_by_block, compensated
-from ._rounding import Scheme, rounded
 from ._surgery import edited, written
 
 SAME = 1e-5
