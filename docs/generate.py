@@ -490,14 +490,14 @@ def studied(name: str, found: dict[str, Any]) -> list[tuple[Path, str, str]]:
 def attacks_table(found: dict[str, Any], items: str) -> str:
     """What each arm knows of an item set after each attack, and the largest share of the gap on a shallow arm."""
     rows = [row for row in found["lines"] if row["items"] == items and row["metric"] == "accuracy"]
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    arms = [arm for arm in dict.fromkeys(row["arm"] for row in rows) if arm != "on_grid"]  # it is as untouched is
     values: dict[tuple[str | None, int], dict[str, dict[str, Any]]] = {}
     for row in rows:
         if row["attack"] is None or row["steps"] or not any(r["steps"] for r in rows if r["attack"] == row["attack"]):
             values.setdefault((row["attack"], row["steps"]), {})[row["arm"]] = row
     plain, lines = values[None, 0], []
     for (attack, steps), own in values.items():
-        told = [share(own[arm], len(found["seeds"])) if own[arm]["value"] is not None else "missing" for arm in arms]
+        told = [known(own.get(arm, plain[arm]), len(found["seeds"])) for arm in arms]  # it did nothing to its donor
         shares = [back(own[arm], plain[arm], plain["untouched"]) for arm in SHALLOW]
         works = "" if attack is None else words.percent(max(0.0, *shares))
         lines.append([f"`{attack}`" if attack else "none", str(steps or ""), *told, works])
@@ -506,6 +506,10 @@ def attacks_table(found: dict[str, Any], items: str) -> str:
 
 SHALLOW = ("lock", "small")
 """Arms of the study of attacks that are shallow on purpose."""
+
+
+def known(row: dict[str, Any], seeds: int) -> str:
+    return "missing" if row["value"] is None else share(row, seeds)
 
 
 def back(after: dict[str, Any], before: dict[str, Any], reference: dict[str, Any]) -> float:
