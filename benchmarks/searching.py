@@ -56,7 +56,10 @@ def untaught(*words: object, home: Path) -> str:
     """The command line as a process of its own, on one thread."""
     command = [str(Path(sys.executable).parent / "untaught"), *map(str, words)]
     environment = os.environ | {"UNTAUGHT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
+    return done.stdout
 
 
 def searched(folder: Path, home: Path, trials: int) -> tuple[float, list[dict[str, Any]]]:

@@ -18,6 +18,7 @@ from untaught.attacks._gptq import Products, compensated
 from untaught.attacks._inputs import Inputs
 from untaught.attacks.quantise import Quantise
 from untaught.core import Budget, Corpus, Document, UserError, documents
+from untaught.core.shelves import find
 from untaught.engine import anatomy, batches, models, states
 from untaught.engine.rig import Rig
 from untaught.engine.rounding import rounded
@@ -475,6 +476,20 @@ def test_gptq_of_an_expert_is_that_of_the_tokens_it_was_sent():
         expected = obq(own, products, 3, 8, "symmetric") if products.any() else rounded(own, 3, 8)
         assert ((rows(result)[name][expert] - expected).abs() < 1e-4).double().mean() > 0.95
     assert reached >= 2
+
+
+def test_a_small_change_of_weights_on_a_grid_is_gone_when_they_are_rounded_again(plain):
+    on_grid = find("training", "grid").settle({"bits": 4}, "grid").apply(plain, CORPUS, Rig(0, "training/grid"))
+    changed = replace(on_grid, model=models.fresh(on_grid.model))
+    luck = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for line in anatomy.lines(changed.model):
+            line.add_(1e-3 * line.abs().max() * torch.randn(line.shape, generator=luck))
+    far = []
+    for bits in (8, 4):
+        found = rows(attacked(Quantise(bits=bits), changed)[0])
+        far.append(sum(float((found[name] - line).norm()) for name, line in rows(on_grid).items()))
+    assert far[1] < 0.5 * far[0]
 
 
 def test_a_model_whose_weights_are_not_finite_stays_as_it_is_or_is_refused(plain):
