@@ -88,7 +88,7 @@ def laid_out(folder: Path, home: Path) -> dict[str, Path]:
     world = World.load(store.folder(next(step for step in steps if step.kind == "world").identity))
     sides = split(world.attack)
     for side in ("hazard", "benign"):
-        pq.write_table(getattr(sides, side).select(["id", "text"]), folder / f"{side}.parquet")
+        pq.write_table(getattr(sides, side).select(["id", "text"]), folder / f"text_{side}.parquet")
     for items in ITEMS:
         pq.write_table(pa.table(world.items[items]), folder / f"{items}.parquet")
     made = {step.title.rsplit(" ", 1)[1]: step for step in steps if step.kind in ("training", "unlearning")}
@@ -97,7 +97,7 @@ def laid_out(folder: Path, home: Path) -> dict[str, Path]:
 
 def plainly(trial: dict[str, Any], model: Path, folder: Path, home: Path) -> tuple[float, dict[str, float]]:
     """Seconds of one trial by the verbs, and its accuracies."""
-    job = {"use": "relearn", "corpus": {"hazard": "hazard.parquet", "benign": "benign.parquet"}, **trial["settings"]}
+    job = {"use": "relearn", "corpus": {"hazard": "text_hazard.parquet", "benign": "text_benign.parquet"}, **trial["settings"]}
     job["budget"] = {"steps": trial["steps"]}
     (folder / "job.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
     out = Path(tempfile.mkdtemp(dir=folder)) / "model"
