@@ -4,7 +4,7 @@
 
 The lab's default world, one seed, three arms that are made beforehand and not timed. One core, one thread, wall time:
 
-    searched    `untaught run` of a study that searches `relearn` (rate and rank, 40 steps) on each arm, 24 trials each,
+    searched    `untaught run` of a study that searches `relearn` (rate and rank, 40 steps) on each arm, 8 trials each,
                 with two sets of questions for every trial; all of it, the process's start and the report included
     plain       the same trials by the verbs, a process each: `untaught attack` with the trial's settings and steps, and
                 `untaught evaluate` for each set of questions. `--sample` trials of each arm are timed, spread evenly,
@@ -97,7 +97,11 @@ def laid_out(folder: Path, home: Path) -> dict[str, Path]:
 
 def plainly(trial: dict[str, Any], model: Path, folder: Path, home: Path) -> tuple[float, dict[str, float]]:
     """Seconds of one trial by the verbs, and its accuracies."""
-    job = {"use": "relearn", "corpus": {"hazard": "text_hazard.parquet", "benign": "text_benign.parquet"}, **trial["settings"]}
+    job = {
+        "use": "relearn",
+        "corpus": {"hazard": "text_hazard.parquet", "benign": "text_benign.parquet"},
+        **trial["settings"],
+    }
     job["budget"] = {"steps": trial["steps"]}
     (folder / "job.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
     out = Path(tempfile.mkdtemp(dir=folder)) / "model"
@@ -113,8 +117,8 @@ def plainly(trial: dict[str, Any], model: Path, folder: Path, home: Path) -> tup
 def main() -> None:
     """Search, do a sample of the trials one by one, and keep the ratio."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--trials", type=int, default=24)
-    asked.add_argument("--sample", type=int, default=4)
+    asked.add_argument("--trials", type=int, default=8)
+    asked.add_argument("--sample", type=int, default=2)
     given = asked.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder, home = Path(name), Path(name) / "home"
