@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,3 +67,24 @@ def _settled(tmp_path_factory, request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNTAUGHT_HOME", str(home))
         yield
+
+
+@pytest.fixture
+def desk(monkeypatch, capsys, tmp_path):
+    """The command line in this process: give it words, get its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        from untaught.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["untaught", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=code, out=printed.out, err=printed.err)
+
+    return call

@@ -21,27 +21,6 @@ STUDIES = str(Path(__file__).parents[1] / "study")
 
 
 @pytest.fixture
-def desk(monkeypatch, capsys, tmp_path):
-    """The command line in this process: give it words, get its exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        from untaught.cli import main
-
-        monkeypatch.setattr(sys, "argv", ["untaught", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=code, out=printed.out, err=printed.err)
-
-    return call
-
-
-@pytest.fixture
 def one(tmp_path):
     return release(tmp_path / "one", kind="ecdsa")
 

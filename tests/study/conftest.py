@@ -1,6 +1,5 @@
 """One finished tiny study, and one tiny model with files of text, for all tests of this folder."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -38,24 +37,3 @@ def library(tmp_path_factory):
         world.documents["text"].to_pylist(), 0
     ), folder / "base")  # fmt: skip
     return folder
-
-
-@pytest.fixture
-def desk(monkeypatch, capsys, tmp_path):
-    """The command line in this process: give it words, get its exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        from untaught.cli import main
-
-        monkeypatch.setattr(sys, "argv", ["untaught", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=code, out=printed.out, err=printed.err)
-
-    return call

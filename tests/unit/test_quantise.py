@@ -256,7 +256,7 @@ def test_products_of_inputs_have_the_squares_on_their_diagonal_however_experts_a
             assert products.sums.keys() == weights.keys()
             for key, total in products.sums.items():
                 diagonal = total.diagonal(dim1=-2, dim2=-1)
-                torch.testing.assert_close(diagonal, squares.squares[key], atol=1e-3, rtol=1e-4)
+                torch.testing.assert_close(diagonal, squares.sums[key], atol=1e-3, rtol=1e-4)
                 torch.testing.assert_close(total, total.mT)
         for key, total in found[0].items():
             torch.testing.assert_close(total, found[1][key], atol=1e-3, rtol=1e-3)

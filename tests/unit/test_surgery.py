@@ -337,7 +337,7 @@ def test_what_is_read_does_not_depend_on_how_experts_are_computed():
             with torch.no_grad(), Inputs(dict(anatomy.matrices(model))) as seen:
                 batch = batches.Rows(subject(name).tokenizer, SIDES[0], 16).batch([1])
                 states.hidden(model, batch, 2)
-            found.append(seen.squares)
+            found.append(seen.sums)
         assert found[0].keys() == found[1].keys() == dict(anatomy.matrices(model)).keys()
         for key, squares in found[0].items():
             torch.testing.assert_close(squares, found[1][key], atol=1e-4, rtol=1e-4)

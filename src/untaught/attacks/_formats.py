@@ -8,39 +8,28 @@ bitsandbytes    nf4, fp4: 16 values times the largest |w| of 64 neighbours, rows
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-from ..core import UserError
+from ..core.extras import from_extra
 
 TYPES = {
     "gguf": {"q8_0": 8, "q5_0": 5, "q5_1": 5, "q4_0": 4, "q4_1": 4},
     "bitsandbytes": {"int8": 8, "nf4": 4, "fp4": 4},
 }
 """What each tool writes, and the bits of it. Of those with the same bits the first is what is taken unasked."""
-INSTALL = {"gguf": "pip install 'untaught[models]'", "bitsandbytes": "pip install 'untaught[quantise]'"}
+EXTRAS = {"gguf": "models", "bitsandbytes": "quantise"}
 ROUTERS = ("gate", "router", "shared_expert_gate")
 """What families call the matrix that sends tokens to experts."""
 
 
-@contextmanager
-def installed(name: str) -> Iterator[None]:
+def installed(name: str) -> AbstractContextManager[None]:
     """Import a tool's package; where it is missing, a `UserError` says how to get it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != name:
-            raise
-        raise UserError(
-            f"'way: {name}' needs the package {name}, which is not installed. Install it: {INSTALL[name]}. The ways"
-            " 'nearest' and 'gptq' need none."
-        ) from None
+    needed = f"'way: {name}' needs the package {name}, which is not installed"
+    return from_extra(name, EXTRAS[name], needed, " The ways 'nearest' and 'gptq' need none.")
 
 
 def is_router(name: str, names: Iterable[str]) -> bool:

@@ -16,7 +16,6 @@ the matrices of one block all with those that the block makes before any of them
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -39,29 +38,12 @@ ALL = 2**62
 class Products(Inputs):
     """Meanwhile, sums up the products of inputs with each other: (inputs, inputs), or one such for each expert."""
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__(weights)
-        self.sums: dict[str, Tensor] = {}
+    axes = 2
 
-    def _note(self, name: str, weight: Tensor, given: Tensor, matrix: Tensor, ends: Tensor | None) -> None:
-        size, lead = given.shape[-1], weight.shape[:-2]
-        total = self.sums.setdefault(name, torch.zeros(*lead, size, size, device=given.device))
-        if not lead:
-            total.add_(_product(given))
-        elif matrix.ndim == 2:
-            total[(matrix.data_ptr() - weight.data_ptr()) // weight[0].nbytes].add_(_product(given))
-        elif ends is not None:
-            for expert, (start, end) in enumerate(itertools.pairwise([0, *ends.tolist()])):
-                total[expert].add_(_product(given[start:end]))
-        else:
-            for expert, own in enumerate(given):
-                total[expert].add_(_product(own))
-
-
-def _product(given: Tensor) -> Tensor:
-    with torch.autocast(given.device.type, enabled=False):
-        rows = given.float().reshape(-1, given.shape[-1])
-        return rows.T @ rows
+    def summed(self, given: Tensor) -> Tensor:
+        with torch.autocast(given.device.type, enabled=False):
+            rows = given.float().reshape(-1, given.shape[-1])
+            return rows.T @ rows
 
 
 def block_by_block(

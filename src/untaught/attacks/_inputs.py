@@ -22,12 +22,15 @@ PRODUCTS = {"linear", "addmm", "matmul", "__matmul__", "mm", "bmm", "grouped_mm"
 class Inputs(TorchFunctionMode):
     """Meanwhile, sums up the squares of what some parameters are multiplied with.
 
-    `squares` has, for each that was, (inputs,), or (experts, inputs) for the matrices of fused experts.
+    `sums` has, for each that was, (inputs,), or (experts, inputs) for the matrices of fused experts.
     """
+
+    axes = 1
+    """How many axes of as many entries as there are inputs a sum has."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.squares: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
         self._named = sorted(
             ((weight.data_ptr(), name, weight) for name, weight in weights.items()), key=lambda w: w[0]
         )
@@ -52,19 +55,19 @@ class Inputs(TorchFunctionMode):
         return (name, weight) if matrix.data_ptr() < start + weight.nbytes else None
 
     def _note(self, name: str, weight: Tensor, given: Tensor, matrix: Tensor, ends: Tensor | None) -> None:
-        size = given.shape[-1]
-        lead = weight.shape[:-2]
-        total = self.squares.setdefault(name, torch.zeros(*lead, size, device=given.device))
+        lead, shape = weight.shape[:-2], (given.shape[-1],) * self.axes
+        total = self.sums.setdefault(name, torch.zeros(*lead, *shape, device=given.device))
         if not lead:
-            total.add_(_summed(given))
+            total.add_(self.summed(given))
         elif matrix.ndim == 2:
-            total[(matrix.data_ptr() - weight.data_ptr()) // weight[0].nbytes].add_(_summed(given))
+            total[(matrix.data_ptr() - weight.data_ptr()) // weight[0].nbytes].add_(self.summed(given))
         elif ends is not None:
             for expert, (start, end) in enumerate(itertools.pairwise([0, *ends.tolist()])):
-                total[expert].add_(_summed(given[start:end]))
+                total[expert].add_(self.summed(given[start:end]))
         else:
-            total.add_(given.float().square().sum(-2))
+            for expert, own in enumerate(given):
+                total[expert].add_(self.summed(own))
 
-
-def _summed(given: Tensor) -> Tensor:
-    return given.float().reshape(-1, given.shape[-1]).square().sum(0)
+    def summed(self, given: Tensor) -> Tensor:
+        """What inputs (..., inputs) add up to: here their squares, (inputs,)."""
+        return given.float().reshape(-1, given.shape[-1]).square().sum(0)

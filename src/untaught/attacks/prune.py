@@ -88,12 +88,12 @@ class Prune(Settings):
                 batch = rows.batch([row])
                 rig.spent.flops += 2.0 * batch.tokens * size
                 hidden(model, batch, last)
-        if missed := weights.keys() - seen.squares.keys():
+        if missed := weights.keys() - seen.sums.keys():
             raise Inapplicable(
                 f"what {min(missed)} of a block of this {type(model).__name__} is multiplied with was not found, so"
                 f" '{self.way}' cannot be applied. 'magnitude' can."
             )
-        return {name: _norm(squares) for name, squares in seen.squares.items()}
+        return {name: _norm(squares) for name, squares in seen.sums.items()}
 
 
 def _norm(squares: Tensor) -> Tensor:

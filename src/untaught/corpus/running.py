@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..core import UserError
+from ..core.extras import from_extra
 from ..core.interrupts import undisturbed
 from . import applying, deciding, receipts, shards
 from .policy import Rules
@@ -241,29 +241,16 @@ def killed(left: int) -> UserError:
 
 def on_ray(workers: int | None) -> Doing:
     """Tasks of Ray: on the cluster at RAY_ADDRESS, or on a local one. The folder must be one that all nodes see."""
-    with from_extra("ray"):
+    with from_extra("ray", "cluster"):
         from ._ray import doing
     return doing(workers)
 
 
 def on_datatrove(workers: int | None, folder: Path) -> Doing:
     """Ranks of a datatrove pipeline on this machine."""
-    with from_extra("datatrove"):
+    with from_extra("datatrove", "cluster"):
         from ._datatrove import doing
     return doing(workers, folder)
-
-
-@contextmanager
-def from_extra(name: str) -> Iterator[None]:
-    """Import what only some have installed; what such a package warns of is not for our users."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != name:
-            raise
-        raise UserError(f"{name} is not installed. Install it: pip install 'untaught[cluster]'.") from None
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -303,7 +290,7 @@ def share(rules: Rules, sources: Sequence[Source], folder: Path, rank: int, coun
 
 def datatrove_step(rules: Rules, sources: Sequence[Source], folder: Path) -> Any:
     """A `PipelineStep` for any of datatrove's executors, each of whose ranks decides its share."""
-    with from_extra("datatrove"):
+    with from_extra("datatrove", "cluster"):
         from ._datatrove import Decide
     return Decide(*anywhere(Part(rules, folder), to_decide(sources)))
 

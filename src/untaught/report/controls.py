@@ -90,7 +90,7 @@ class Controls:
         own weights is no evidence anyway.
         """
         own = (one.attack for one in self.of if self.shallow and not one.works)
-        return tuple(attack for attack in own if attack.donor != self.reference and not attack.stale)
+        return tuple(attack for attack in own if not attack.apart(self.reference))
 
     @property
     def teaching(self) -> tuple[Control, ...]:

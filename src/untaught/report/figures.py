@@ -94,11 +94,11 @@ def lacking(cells: Sequence[Cell], most: int = 8) -> list[str]:
 
 def _apart(story: Account, attack: Attack) -> list[str]:
     control, along = story.controls.find(attack), "what it brings back, it may have brought along."
-    notes = [f"This attack mixes in the weights of {attack.donor}: {along}"] if attack in story.set_apart else []
+    notes, why = [], attack.apart(story.reference)
     if attack.stale:
-        notes = [
-            f"What it looks for was found in the weights of {attack.donor}: a weak control, which decides no verdict."
-        ]
+        notes = [f"What it looks for was {why}: a weak control, which decides no verdict."]
+    elif why:
+        notes = [f"This attack {why}: {along}"]
     if control is not None and control.taught is not None:
         since = f"From {words.cost(control.taught.cost)} on, this" if control.place else "This"
         notes.append(f"{since} attack brings {story.run.never} up as well: {along}")

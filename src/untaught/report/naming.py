@@ -30,6 +30,12 @@ class Attack:
     stale: bool = False
     """What it looks for, it found in other weights than those under attack: a weak control, never a verdict."""
 
+    def apart(self, reference: str) -> str | None:
+        """Why it decides no verdict; None where it may."""
+        if self.stale:
+            return f"found in the weights of {self.donor}"
+        return f"mixes in the weights of {reference}" if self.donor == reference else None
+
 
 def key(row: Row) -> tuple[str, str] | None:
     """What makes two rows the same attack; None for an unattacked arm."""

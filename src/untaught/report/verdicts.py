@@ -85,8 +85,8 @@ class Account:
 
     @property
     def set_apart(self) -> tuple[Attack, ...]:
-        """Attacks that mix in the reference arm's own weights: what they bring back, they brought along."""
-        return tuple(attack for attack in self.grid.attacks if attack.donor == self.reference or attack.stale)
+        """Attacks that decide no verdict, such as those that mix in the reference arm's own weights."""
+        return tuple(attack for attack in self.grid.attacks if attack.apart(self.reference))
 
 
 def account(run: Run) -> Account:
@@ -158,7 +158,7 @@ def _tried(pooled: Grid, arm: str, measure: Measure, reference: str, found: Cont
     cells = []
     for attack in pooled.attacks:
         points = pooled.points(arm, attack, measure)
-        if attack.donor == reference or attack.stale:
+        if attack.apart(reference):
             continue
         control = found.find(attack)
         never = pooled.points(found.never, attack, measure) if found.never else []

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 
 from .. import assets
 from ..core import UserError, suggest
-from ..corpus.running import from_extra
+from ..core.extras import from_extra
 from ..engine import parallel
 from ..engine.compute import begin
 from .plan import Plan, Step
@@ -131,7 +131,7 @@ def _executor(name: str) -> Executor:
         from .processes import in_processes
 
         return in_processes
-    with from_extra("ray"):
+    with from_extra("ray", "cluster"):
         from ._ray import on_ray
     return on_ray
 

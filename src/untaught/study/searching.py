@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ..core import Budget
-from ..corpus.running import from_extra
+from ..core.extras import from_extra
 from .plan import Cell, Step
 from .schema import Attack, Search
 
@@ -68,7 +68,7 @@ def _tried_out(
 
 def _proposals(seed: int) -> Any:
     """What proposes settings and is told what they came to."""
-    with from_extra("optuna"):
+    with from_extra("optuna", "sweep"):
         import optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
