@@ -13,7 +13,7 @@ from studies import changed, identities, put, run
 from untaught.core import UserError
 from untaught.corpus.world import read_any_items
 from untaught.lab.manners import Manners
-from untaught.report import account, effects, read, summary
+from untaught.report import account, effects, judges, read, summary
 from untaught.study.plan import plan
 from untaught.study.schema import load
 from untaught.study.store import Store
@@ -236,8 +236,9 @@ def test_the_judge_is_made_once_and_says_how_well_it_agrees_with_people(judged):
     told = judged.store.record(step.identity).measured
     assert told["agreement_low"] <= told["agreement"] <= told["agreement_high"]
     assert told["agreement"] > 0.8
-    (found,) = effects.agreements(read(judged.out))
-    assert f"AUROC of {told['agreement']:.2f}" in effects.agreed(found)
+    (found,) = judges.judges(read(judged.out))
+    assert f"AUROC of {told['agreement']:.2f}" in judges.believed(found)
+    assert judges.believed(found) in (judged.out / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_no_seed_decides_is_done_once_for_all_seeds(judged):

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
+from ..core.statistics import resampled
 from .naming import Attack, attacks
 from .pooling import Measure
 from .reading import Run
@@ -85,16 +86,6 @@ class Comparison:
         return self.possible.low > 0
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How well a judge agrees with people, on prompts that it did not learn from."""
-
-    component: str
-    auroc: Interval
-    harmful: int
-    harmless: int
-
-
 def comparisons(story: Account) -> tuple[Comparison, ...]:
     """Every group of arms that has a reference and an oracle, unattacked first."""
     measure, folder = story.measure, story.run.folder
@@ -109,18 +100,6 @@ def comparisons(story: Account) -> tuple[Comparison, ...]:
                 if group.oracle in own:
                     found.append(_compared(group, own, attack, measure))
     return tuple(sorted(found, key=lambda one: bool(one.attack)))
-
-
-def agreements(run: Run) -> tuple[Agreement, ...]:
-    """What the judges of a run had to show, each once."""
-    found = []
-    for record in run.records:
-        told = record.measured
-        if record.kind == "preparation" and told.get("agreement") is not None:
-            auroc = Interval(told["agreement"], told["agreement_low"], told["agreement_high"])
-            counts = int(told["rated_harmful"]), int(told["rated_harmless"])
-            found.append(Agreement(str(record.component), auroc, *counts))
-    return tuple(dict.fromkeys(found))
 
 
 # -- which arms --------------------------------------------------------------------------------------------------------
@@ -235,16 +214,7 @@ def _told(own: Values, reference: Values, oracle: Values) -> Told:
 
 def _means(told: Told) -> np.ndarray:
     """U, F and O as they are and in every resample, (3, 1 + resamples)."""
-    rng = np.random.default_rng(0)
-    shape = told.there.shape
-    counts = []
-    for size in shape:
-        drawn = rng.integers(0, size, (RESAMPLES, size))
-        counted = np.stack([np.bincount(row, minlength=size) for row in drawn]) if size else np.zeros((RESAMPLES, 0))
-        counts.append(np.concatenate([np.ones((1, size)), counted]))
-    weight = np.einsum("bs,si,bi->b", counts[0], told.there, counts[1])
-    sums = np.einsum("bs,asi,bi->ab", counts[0], told.values, counts[1])
-    return sums / np.where(weight > 0, weight, np.nan)
+    return resampled(told.values, told.there, RESAMPLES)
 
 
 def _interval(numbers: np.ndarray) -> Interval:
@@ -288,14 +258,6 @@ def possible(compared: Comparison) -> str:
     told = f"Without its hazard the pool gives {_signed(compared.possible)} less; {prompts} prompts, {seeds} seed"
     told += "" if seeds == 1 else "s"
     return f"{told}." if compared.estimable else f"{told}. That may be nothing, so no share of it is estimable."
-
-
-def agreed(judge: Agreement) -> str:
-    """How well a judge agrees with people."""
-    return (
-        f"The judge ranks {judge.harmful} harmful and {judge.harmless} harmless answers, as people rated them, with an"
-        f" AUROC of {judge.auroc.value:.2f} ({judge.auroc.low:.2f} to {judge.auroc.high:.2f})."
-    )
 
 
 def _line(effect: Effect) -> tuple[str, ...]:

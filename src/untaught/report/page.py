@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from . import controls, effects, figures, frontier, searches, tables, words
+from . import controls, effects, figures, frontier, judges, safety_tax, searches, tables, words
 from .naming import Attack, attacks, key
 from .pooling import AT_MOST, Measure
 from .reading import Row, Run, read
@@ -74,9 +74,12 @@ def render(story: Account) -> str:
         searches=searches.searches(story),
         at_most=words.percent(AT_MOST),
         compared=effects.comparisons(story),
-        agreements=effects.agreements(story.run),
+        judges=list(map(judges.believed, judges.judges(story.run))),
         effects=effects,
         benign=tables.benign(story),
+        taxes=safety_tax.taxes(story),
+        safety_tax=safety_tax,
+        heading=tables.heading,
         filtering=tables.filtering(story.run.records),
         provenance=tables.provenance(story),
         lines=grid_lines(story.run),

@@ -5,23 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from ..core.statistics import student_t95
+from ..core.statistics import newcombe, over_seeds
 from .pooling import Estimate, by_seed, item_interval, pool
 from .reading import Row
 
 Apart = tuple[float, float, float]
 """A difference, and the ends of its 95% interval; an end that is not known is NaN."""
-SPREAD = 3
-"""Seeds from which on their own spread makes the interval."""
 
 
 def difference(one: Estimate, other: Estimate) -> Apart | None:
-    """How far apart two estimates are, with a 95% interval made from theirs (Newcombe 1998, method 10).
-
-    With d = one - other: low = d - sqrt((one - one.low)^2 + (other.high - other)^2), and high the other way about.
-    """
+    """How far apart two estimates are, with a 95% interval made from theirs as `newcombe` does."""
     if one.value is None or other.value is None:
         return None
     bounds = (one.low, one.high, other.low, other.high)
@@ -29,9 +22,7 @@ def difference(one: Estimate, other: Estimate) -> Apart | None:
     if any(bound is None for bound in bounds):
         return apart, math.nan, math.nan
     low_1, high_1, low_2, high_2 = (float(bound or 0.0) for bound in bounds)
-    down = math.hypot(one.value - low_1, high_2 - other.value)
-    up = math.hypot(high_1 - one.value, other.value - low_2)
-    return apart, apart - down, apart + up
+    return newcombe((one.value, low_1, high_1), (other.value, low_2, high_2))
 
 
 def paired(own: Sequence[Row], other: Sequence[Row], share: bool) -> Apart | None:
@@ -50,10 +41,7 @@ def paired(own: Sequence[Row], other: Sequence[Row], share: bool) -> Apart | Non
     if len(pairs) < 2:  # noqa: PLR2004
         return difference(*(pool(side, share) for side in zip(*pairs, strict=True))) if pairs else None
     gaps = [(one.value or 0.0) - (two.value or 0.0) for one, two in pairs]
-    mean, low, high = math.fsum(gaps) / len(gaps), min(gaps), max(gaps)
-    if len(gaps) >= SPREAD:
-        half = student_t95(len(gaps) - 1) * float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps))
-        low, high = mean - half, mean + half
+    mean, (low, high) = math.fsum(gaps) / len(gaps), over_seeds(gaps)
     items = difference(*(_by_items(side, share) for side in zip(*pairs, strict=True))) or (mean, mean, mean)
     return mean, min(low, items[1]), max(high, items[2])
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from ..core import Role
-from ..core.statistics import student_t95, wilson
+from ..core.statistics import of_means, over_seeds, wilson
 from .naming import Attack, attacks, key
 from .reading import Cost, Row, Run
 
@@ -166,11 +164,7 @@ def _interval(scored: Sequence[Row], values: Sequence[float], share: bool) -> tu
         return scored[0].low, scored[0].high
     mean = math.fsum(values) / len(values)
     items = item_interval(scored, mean, share)
-    if len(values) == 2:
-        spread = (min(values), max(values))
-    else:
-        half = student_t95(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        spread = (mean - half, mean + half)
+    spread = over_seeds(values)
     low, high = min(spread[0], items[0]), max(spread[1], items[1])
     return (max(0.0, low), min(1.0, high)) if share else (low, high)
 
@@ -181,7 +175,7 @@ def item_interval(scored: Sequence[Row], mean: float, share: bool) -> tuple[floa
     if share and n > 0:
         return wilson(mean, n)
     halves = [(row.high - row.low) / 2 for row in scored if row.low is not None and row.high is not None]
-    half = math.sqrt(math.fsum(h * h for h in halves)) / len(halves) if halves else 0.0
+    half = of_means(halves)
     return mean - half, mean + half
 
 

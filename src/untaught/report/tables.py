@@ -66,10 +66,11 @@ def benign(story: Account) -> Table | None:
             base = None if arm == story.reference else story.grid.unattacked(story.reference, measure)
             spots.append(_benign_spot(own, base, measure))
         lines.append(Line(arm, tuple(spots)))
-    return Table(tuple(_benign_heading(m) for m in measures), tuple(lines))
+    return Table(tuple(heading(m) for m in measures), tuple(lines))
 
 
-def _benign_heading(measure: Measure) -> str:
+def heading(measure: Measure) -> str:
+    """A benign measure in words: its items, and what is measured on them."""
     what = "perplexity" if measure.metric == "nats_per_token" else measure.metric.replace("_", " ")
     plain = what == "accuracy" and measure.evaluation == "multiple_choice"
     source = "" if plain or measure.evaluation == what else f", {measure.evaluation}"

@@ -9,30 +9,51 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from . import controls, effects, words
+from . import controls, effects, judges, safety_tax, words
 from .pooling import Estimate, Measure
 from .reading import read
+from .tables import heading as named
 from .verdicts import Account, Standing, account
 
 
 def summary(run: Path) -> RenderableType:
     """A finished run as a `rich` table: arms by what they knew, what came back and what it cost elsewhere.
 
-    Where an oracle is among the arms, a table of the shares of its effect stands below, and where attacks failed their
-    controls, a line for each kind of failure.
+    Below stand the safety tax where the run has marks, a table of the shares of an oracle's effect where there is one
+    among the arms, and a line for each judge and for each kind of attacks that failed their controls.
     """
     story = account(read(run))
     compared = [one for one in effects.comparisons(story) if not one.attack]
-    failures = [Text(told) for told in (controls.set_apart(story.controls), controls.idle(story.controls)) if told]
-    if not compared and not failures:
+    told = [
+        *map(judges.believed, judges.judges(story.run)),
+        controls.set_apart(story.controls),
+        controls.idle(story.controls),
+    ]
+    lines = [Text(line) for line in told if line]
+    taxed = safety_tax.taxes(story)
+    if not compared and not lines and not taxed:
         return table(story)
-    return Group(table(story), *failures, *(shares(one, effects.agreements(story.run)) for one in compared))
+    costs = [taxes(taxed)] if taxed else []
+    return Group(table(story), *lines, *costs, *(shares(one) for one in compared))
 
 
-def shares(compared: effects.Comparison, agreements: Sequence[effects.Agreement] = ()) -> Table:
+def taxes(found: Sequence[safety_tax.Tax]) -> Table:
+    """What each arm does worse on benign items than the one that it was made from."""
+    made = Table(title=Text("the safety tax"), caption=Text(f"{safety_tax.summed_up(found)} 95% intervals."))
+    for heading in ("arm", "against", "what it costs", "McNemar's p"):
+        made.add_column(Text(heading), justify="right" if heading.startswith("McNemar") else "left")
+    for measure, lines in safety_tax.by_measure(found):
+        made.add_row(Text(named(measure)), Text(""), Text(""), Text(""), style="bold")
+        for tax in lines:
+            told = "; ".join(part for part in (safety_tax.sentence(tax), safety_tax.counted(tax)[1]) if part)
+            made.add_row(Text(tax.arm), Text(tax.against), Text(told), Text(safety_tax.chance(tax)))
+    return made
+
+
+def shares(compared: effects.Comparison) -> Table:
     """What each arm achieves of what the oracle does."""
     made = Table(title=Text(f"the share of the oracle's effect: {compared.measure.metric} on {compared.measure.items}"))
-    made.caption = Text(" ".join([effects.possible(compared), *map(effects.agreed, agreements)]))
+    made.caption = Text(effects.possible(compared))
     for heading in effects.HEADINGS:
         made.add_column(Text(heading), justify="left" if heading == "arm" else "right")
     for line in effects.lines(compared):
