@@ -18,11 +18,12 @@ from untaught.core import FINDINGS, MESSAGES, Corpus, Subject, UserError, Wrap, 
 from untaught.corpus.policy import Policy, rules
 from untaught.engine import examples, models
 from untaught.engine.examples import conversation
+from untaught.engine.guards import NOT_FINITE, PROMPT
 from untaught.engine.rig import Rig
 from untaught.filters import _examples
 from untaught.filters._examples import halves, names
 from untaught.filters.classifier import Classifier
-from untaught.filters.guard import NOT_FINITE, PROMPT, Guard
+from untaught.filters.guard import Guard
 from untaught.filters.length import Length
 from untaught.filters.oracle import Oracle
 from untaught.filters.perplexity import Perplexity
@@ -416,15 +417,15 @@ def test_a_guard_drops_the_share_that_is_asked_for_and_keeps_its_threshold(folde
 
 
 def test_a_guard_in_use_is_not_loaded_again_and_one_that_is_not_is_let_go(folders, rig):
-    from untaught.filters import guard
+    from untaught.engine import guards
 
     made = Guard(model=str(folders / "classifier"), overlap=9)
     first = made.fit(CORPUS, rig)
     assert made.model_copy(update={"threshold": 0.5}).fit(CORPUS, rig).way is first.way
     assert made.model_copy(update={"label": 0}).fit(CORPUS, rig).way is not first.way
-    before = len(guard._in_use)
+    before = len(guards._in_use)
     del first
-    assert len(guard._in_use) < before
+    assert len(guards._in_use) < before
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,10 @@ def naive(model, row):
     return sum(logs[place - 1, row.ids[place]].item() for place in places), greedy
 
 
-def assert_scores_are_naive(subject, batch_size=64, width=None):
+def assert_scores_are_naive(subject, width=None):
     rows = items()
     with torch.inference_mode():
-        found = scoring._scores(subject, rows, batch_size, scoring._widest(subject) if width is None else width)
+        found = scoring._scores(subject, rows, scoring._widest(subject) if width is None else width)
     for row, one in zip(rows, found, strict=True):
         nats, greedy = naive(subject.model, row)
         assert one.nats == pytest.approx(nats, abs=1e-4)
@@ -103,8 +103,7 @@ def assert_scores_are_naive(subject, batch_size=64, width=None):
 def test_a_tree_scores_as_its_texts_do_alone(family):
     subject = subject_of(family, WITH_TREES[family])
     assert scoring._widest(subject) >= 40, "the family is not asked by trees"
-    for size in (1, 7, 64):
-        assert_scores_are_naive(subject, size)
+    assert_scores_are_naive(subject)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
@@ -118,8 +117,7 @@ def test_attention_that_adds_its_mask_is_given_one_to_add(family):
 def test_a_family_without_trees_is_asked_text_by_text(family):
     subject = subject_of(family, WITHOUT[family])
     assert scoring._widest(subject) == 0
-    for size in (1, 7, 64):
-        assert_scores_are_naive(subject, size)
+    assert_scores_are_naive(subject)
 
 
 def test_a_tree_stays_within_a_window_of_attention():
@@ -184,9 +182,9 @@ def test_what_is_shared_is_read_once():
     type(subject.model).forward = forward
     try:
         with torch.inference_mode():
-            scoring._scores(subject, rows, 64, 1000)
+            scoring._scores(subject, rows, 1000)
             together, read[:] = sum(read), []
-            scoring._scores(subject, rows, 64, 0, most=1)
+            scoring._scores(subject, rows, 0, most=1)
     finally:
         type(subject.model).forward = original
     completions = 0 + 1 + 2 + 3  # tokens that are read, of each prompt's four
@@ -211,8 +209,10 @@ def test_a_number_that_is_none_spoils_no_text_that_does_not_hold_it(monkeypatch)
 def test_a_text_longer_than_the_model_reads_is_refused():
     subject = subject_of("gpt2", WITH_TREES["gpt2"])
     scoring.check_length(subject.model, [[1] * 64])
-    with pytest.raises(UserError, match="65 tokens long, and the model reads at most 64"):
-        scoring.check_length(subject.model, [[1] * 65])
+    with pytest.raises(UserError, match="number 2 of 2, is 65 tokens long, and the model reads at most 64"):
+        scoring.check_length(subject.model, [[1] * 64, [1] * 65])
+    with pytest.raises(UserError, match="^item 'fact-7' is 65 tokens long"):
+        scoring.check_length(subject.model, [[1] * 65, [1] * 64], ["fact-7", "fact-8"])
 
 
 def test_batches_keep_to_their_room(monkeypatch):
@@ -221,7 +221,7 @@ def test_batches_keep_to_their_room(monkeypatch):
     for name, room in (("TOKENS", 24), ("LOGITS", 5 * VOCABULARY)):
         with monkeypatch.context() as patched:
             patched.setattr(scoring, name, room)
-            batches = list(scoring._batches(subject.model, grown, rows, 64))
+            batches = list(scoring._batches(subject.model, grown, rows))
             assert sorted(i for batch in batches for tree in batch for i in tree.ways) == list(range(len(rows)))
             for batch in batches:
                 size = max(len(tree.tokens) for tree in batch) * len(batch)
@@ -237,11 +237,12 @@ def test_long_texts_keep_to_their_room_too_and_one_without_a_token_is_missing(mo
     subject.tokenizer.eos_token = None
     whole = scoring.text_nats(subject, texts)
     assert [one.nats is None for one in whole] == [False, False, True, False]
-    sizes, original = [], scoring.token_logprobs
+    sizes, original = [], scoring.asked
     monkeypatch.setattr(scoring, "LOGITS", 10 * subject.model.config.vocab_size)
-    monkeypatch.setattr(scoring, "token_logprobs", lambda m, batch: sizes.append(len(batch.ids)) or original(m, batch))
+    monkeypatch.setattr(scoring, "asked", lambda m, batch, pad: sizes.append(len(batch)) or original(m, batch, pad))
     parts = scoring.text_nats(subject, texts)
-    assert sizes == [1, 1, 1]
+    assert len(sizes) > 1
+    assert sum(sizes) == 3
     assert [one.nats for one in parts] == [None if one.nats is None else pytest.approx(one.nats) for one in whole]
 
 

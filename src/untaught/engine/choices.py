@@ -3,41 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from ..core import Mark, Marks, Subject, marks
-from .scoring import completions
+from ..core import Mark, Marks, Subject, UserError, marks
+from .prompts import continued, encoded, wrapped
+from .scoring import Completion, completions
+
+Per: TypeAlias = Literal["token", "character", "byte", "none"]
+"""What an option's log-likelihood is divided by: its tokens, characters, bytes of UTF-8, or nothing."""
+NO_SCORE = "no finite score"
+NO_PROMPT = "nothing fitting to ask it with"
 
 
 def graded(
-    subject: Subject, items: Sequence[Mapping[str, Any]], asked: Mapping[str, Sequence[str | None]], *, batch_size: int
+    subject: Subject,
+    items: Sequence[Mapping[str, Any]],
+    asked: Mapping[str, Sequence[str | None]],
+    *,
+    batch_size: int,
+    per: Per = "token",
 ) -> Marks:
-    """A mark for each metric and item: 1 where the right option has the highest log-likelihood per token, else 0.
+    """A mark for each metric and item: 1 where the right option has the highest log-likelihood, else 0.
 
     `items` have `id`, `choices` and `answer` (an index); `asked` has a prompt an item for each metric. A mark is
     missing where there is no prompt, or where any option has no finite score.
     """
-    pairs = [
-        (prompt, f" {option}")
-        for prompts in asked.values()
-        for prompt, item in zip(prompts, items, strict=True)
-        if prompt is not None
-        for option in item["choices"]
+    questions = [
+        (prompt, item["choices"]) for prompts in asked.values() for prompt, item in zip(prompts, items, strict=True)
     ]
-    scored = iter(completions(subject, pairs, batch_size=batch_size))
+    names = [item["id"] for _ in asked for item in items]
+    found = iter(taken(subject, questions, batch_size=batch_size, per=per, names=names))
 
-    def mark(metric: str, prompt: str | None, item: Mapping[str, Any]) -> Mark:
-        chance = 1 / len(item["choices"])
+    def mark(metric: str, item: Mapping[str, Any]) -> Mark:
+        chance, choice = 1 / len(item["choices"]), next(found)
+        if isinstance(choice, str):
+            return Mark(item["id"], metric, None, chance, choice)
+        return Mark(item["id"], metric, float(choice == item["answer"]), chance)
+
+    return marks(mark(metric, item) for metric in asked for item in items)
+
+
+def taken(
+    subject: Subject,
+    questions: Sequence[tuple[str | None, Sequence[str]]],
+    *,
+    batch_size: int,
+    per: Per = "token",
+    names: Sequence[str] | None = None,
+) -> list[int | str]:
+    """Of each prompt's options the likeliest, the first of equal ones; or the cause why there is none.
+
+    An option follows its prompt after a space, which `per` does not count. `names` are what messages call the
+    questions.
+    """
+    called = [
+        name
+        for (prompt, options), name in zip(questions, names or [""] * len(questions), strict=True)
+        if prompt is not None
+        for _ in options
+    ]
+    pairs = [(prompt, f" {option}") for prompt, options in questions if prompt is not None for option in options]
+    check_vocabulary(subject, pairs)
+    scored = iter(completions(subject, pairs, batch_size=batch_size, names=called if names else None))
+    found: list[int | str] = []
+    for prompt, options in questions:
         if prompt is None:
-            return Mark(item["id"], metric, None, chance, "nothing fitting to ask it with")
-        scores = [next(scored).nats_per_token for _ in item["choices"]]
+            found.append(NO_PROMPT)
+            continue
+        scores = [_score(next(scored), option, per) for option in options]
         known = [score for score in scores if score is not None]
-        if len(known) < len(scores):
-            return Mark(item["id"], metric, None, chance, "no finite score")
-        return Mark(item["id"], metric, float(known.index(max(known)) == item["answer"]), chance)
+        found.append(known.index(max(known)) if len(known) == len(scores) else NO_SCORE)
+    return found
 
-    return marks(
-        mark(metric, prompt, item)
-        for metric, prompts in asked.items()
-        for prompt, item in zip(prompts, items, strict=True)
-    )
+
+def _score(scored: Completion, option: str, per: Per) -> float | None:
+    """An option's log-likelihood, divided as `per` says."""
+    if scored.nats is None or per == "token":
+        return scored.nats_per_token
+    length = {"character": len(option), "byte": len(option.encode()), "none": 1}[per]
+    return scored.nats / max(length, 1)
+
+
+def check_vocabulary(subject: Subject, pairs: Sequence[tuple[str, str]]) -> None:
+    """A `UserError` where a text has tokens that the model has no embedding for: the tokenizer is another model's."""
+    prompts = {prompt: wrapped(subject, prompt) for prompt, _ in pairs}
+    ends = dict(zip(every := list({end for _, end in pairs}), continued(subject, every), strict=True))
+    rows = encoded(subject, [*prompts.values(), *ends.values()])
+    known = subject.model.get_input_embeddings().weight.shape[0]
+    highest = max((max(row) for row in rows if row), default=0)
+    if highest >= known:
+        raise UserError(
+            f"the tokenizer gives a token the number {highest:,}, and the model knows those below {known:,}: they do"
+            " not belong together. Put the model's own tokenizer into its folder."
+        )

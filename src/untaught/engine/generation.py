@@ -15,6 +15,7 @@ The last bits of a number depend on its company, and where two tokens are as lik
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from .compute import autocast, device
 from .examples import Example
 from .features import NOT_FINITE, rounded
 from .prompts import encoded, wrapped
+from .remembering import notes
 from .scoring import check_length
 from .sequences import pieces
 
@@ -43,12 +45,20 @@ def written(subject: Subject, prompts: Sequence[str], *, tokens: int) -> list[st
     return [text for text, _ in _texts(subject, prompts, tokens)]
 
 
-def said(subject: Subject, prompts: Sequence[str], *, tokens: int, draw: int | None = None) -> list[str | None]:
+def said(
+    subject: Subject,
+    prompts: Sequence[str],
+    *,
+    tokens: int,
+    draw: int | None = None,
+    names: Sequence[str] | None = None,
+) -> list[str | None]:
     """The same, and None in place of what a model wrote whose numbers were not finite: it is no answer.
 
-    `draw` is the number of a sample, of which every one is another; None takes the likeliest token.
+    `draw` is the number of a sample, of which every one is another; None takes the likeliest token. `names` are the
+    items that the prompts belong to, for messages.
     """
-    return [text if sound else None for text, sound in _texts(subject, prompts, tokens, draw)]
+    return [text if sound else None for text, sound in _texts(subject, prompts, tokens, draw, names)]
 
 
 def answered(
@@ -86,19 +96,40 @@ def _prompt(example: Example | str, tokens: int, most: int | None) -> list[int] 
 
 
 @torch.inference_mode()
-def _texts(subject: Subject, prompts: Sequence[str], tokens: int, draw: int | None = None) -> list[tuple[str, bool]]:
+def _texts(
+    subject: Subject,
+    prompts: Sequence[str],
+    tokens: int,
+    draw: int | None = None,
+    names: Sequence[str] | None = None,
+) -> list[tuple[str, bool]]:
     unique = sorted(set(prompts))
     rows = encoded(subject, [wrapped(subject, prompt) for prompt in unique])
-    check_length(subject.model, [[0] * (len(row) + tokens) for row in rows])
+    named = None if names is None else dict(zip(reversed(prompts), reversed(names), strict=True))
+    check_length(subject.model, [[0] * (len(row) + tokens) for row in rows], named and [named[one] for one in unique])
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), unique[index]))
     found: dict[str, tuple[str, bool]] = {}
     for chosen in pieces(order, TOGETHER):
-        luck = None if draw is None else [np.random.default_rng([draw, *unique[i].encode()]) for i in chosen]
-        ids, sound = _continued(subject, [rows[i] for i in chosen], tokens, luck=luck)
-        for index, own, well in zip(chosen, ids, sound, strict=True):
+        told = _recalled(subject, [unique[i] for i in chosen], [rows[i] for i in chosen], tokens, draw)
+        for index, (own, well) in zip(chosen, told, strict=True):
             text = str(subject.tokenizer.decode(own, skip_special_tokens=True)).strip()
             found[unique[index]] = text, well
     return [found[prompt] for prompt in prompts]
+
+
+def _recalled(
+    subject: Subject, prompts: Sequence[str], rows: Sequence[list[int]], tokens: int, draw: int | None
+) -> list[tuple[list[int], bool]]:
+    """What follows prompts that are written on together, from the notes of what was asked before where they have it."""
+    kept, ends = notes(subject.model), [pad_id(subject.tokenizer), subject.tokenizer.eos_token_id]
+    content = ["said", ends, tokens, draw, prompts if draw is not None else None, rows]
+    if kept is not None and (known := kept.find(content)) is not None:
+        return [(own, well) for own, well in json.loads(known)]
+    luck = None if draw is None else [np.random.default_rng([draw, *prompt.encode()]) for prompt in prompts]
+    found = list(zip(*_continued(subject, rows, tokens, luck=luck), strict=True))
+    if kept is not None:
+        kept.keep(content, json.dumps(found).encode())
+    return found
 
 
 @torch.inference_mode()

@@ -1,14 +1,20 @@
 """Asking a model: log-probabilities of tokens, of completions, of whole texts.
 
 Every component asks through here, so that whatever wraps the prompt stays in force.
+
+The last bits of a number depend on its company: on the tree that its text is part of and on the shape of the batch. So
+which texts share a tree and which trees a batch follows from the set of texts alone. Neither their order nor the batch
+size that a caller names changes a bit, and a batch that a killed process has left, made again, is the same numbers.
+Asked of another set, the same text differs by what float32 rounds.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,14 +23,19 @@ import transformers
 from torch import Tensor, nn
 
 from ..core import Subject, UserError
-from .batches import Batch, encode, pad, pad_id
+from .batches import Batch, encode, pad_id
 from .compute import autocast, device, now
 from .prompts import continued, encoded, wrapped
+from .remembering import notes
 from .states import Activations
 from .trees import Tree, accepted, asked, grown, widest
 
 TOKENS = 4096
-"""Tokens of a batch, padding and all."""
+"""Tokens of a batch, padding and all, at most."""
+ROOM = {"cpu": 1024, "cuda": TOKENS}
+"""Tokens of a batch that is scored, by the kind of device: more would be no faster, and a kill would lose more."""
+BEGUN = 32
+"""Tokens that could be read in the time that a batch costs whatever is in it, about: measured on one thread."""
 LOGITS = 2**27
 """Numbers that the head gives for a batch: a big vocabulary makes batches small."""
 
@@ -120,19 +131,23 @@ class _Row:
 
 
 @torch.inference_mode()
-def completions(subject: Subject, pairs: Sequence[tuple[str, str]], *, batch_size: int = 256) -> list[Completion]:
+def completions(
+    subject: Subject, pairs: Sequence[tuple[str, str]], *, batch_size: int = 256, names: Sequence[str] | None = None
+) -> list[Completion]:
     """Log-likelihood of each completion after its (wrapped) prompt.
 
     A pair that is asked twice is scored once, and what pairs begin with alike is read once where the model's family can
-    be asked by trees. At most `batch_size` pairs share a batch.
+    be asked by trees. `batch_size` changes nothing: batches are cut by their tokens, whatever they hold. `names` are
+    the items that the pairs belong to, for messages.
     """
     unique = list(dict.fromkeys(pairs))
     rows = _split(subject, unique)
-    check_length(subject.model, [row.read for row in rows])
-    found = _scores(subject, rows, batch_size, _widest(subject))
+    named = None if names is None else dict(zip(reversed(pairs), reversed(names), strict=True))
+    check_length(subject.model, [row.read for row in rows], named and [named[pair] for pair in unique])
+    found = _scores(subject, rows, _widest(subject))
     # What is no number spreads over the tree it arose in: only what has no number by itself is missing.
     lost = [index for index, one in enumerate(found) if one.nats is None and rows[index].start > 0]
-    for index, alone in zip(lost, _scores(subject, [rows[i] for i in lost], batch_size, 0, most=1), strict=True):
+    for index, alone in zip(lost, _scores(subject, [rows[i] for i in lost], 0, most=1), strict=True):
         found[index] = alone
     by_pair = dict(zip(unique, found, strict=True))
     return [by_pair[pair] for pair in pairs]
@@ -149,51 +164,61 @@ def _split(subject: Subject, pairs: Sequence[tuple[str, str]]) -> list[_Row]:
     ]
 
 
-def check_length(model: Any, rows: Sequence[Sequence[int]]) -> None:
+def check_length(model: Any, rows: Sequence[Sequence[int]], names: Sequence[str] | None = None) -> None:
     """A `UserError` when a text is longer than the model was made for: its numbers would mean nothing."""
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(map(len, rows), default=0)
-    if most and longest > most:
+    if not most or not rows:
+        return
+    place = max(range(len(rows)), key=lambda index: len(rows[index]))
+    if len(rows[place]) > most:
+        whose = (
+            f"a text to be scored, number {place + 1} of {len(rows)}," if names is None else f"item '{names[place]}'"
+        )
         raise UserError(
-            f"a text to be scored is {longest} tokens long, and the model reads at most {most}. Shorten the items or"
+            f"{whose} is {len(rows[place])} tokens long, and the model reads at most {most}. Shorten the items or"
             " what stands around them, or set a smaller 'length' where there is one."
         )
 
 
-def _scores(
-    subject: Subject, rows: Sequence[_Row], batch_size: int, width: int, *, most: int | None = None
-) -> list[Completion]:
+def _scores(subject: Subject, rows: Sequence[_Row], width: int, *, most: int | None = None) -> list[Completion]:
     """Each row's score, from trees of at most `most` rows that are no wider than `width` if they branch."""
     found = [Completion(None, max(1, len(row.ids))) for row in rows]
     asked_for = [index for index, row in enumerate(rows) if row.start > 0]
-    trees = grown([rows[i].read for i in asked_for], most=most or batch_size, widest=width)
+    trees = grown([rows[i].read for i in asked_for], most=most or len(rows), widest=width)
     for tree in trees:
         tree.ways = {asked_for[number]: way for number, way in tree.ways.items()}
-    for batch in _batches(subject.model, trees, rows, batch_size):
+    for batch in _batches(subject.model, trees, rows):
         for index, one in _batch_scores(subject, batch, rows):
             found[index] = one
     return found
 
 
-def _batches(model: Any, trees: Sequence[Tree], rows: Sequence[_Row], batch_size: int) -> Iterator[list[Tree]]:
-    """Trees of like width together, those that branch apart from those that do not, within the room there is."""
-    batch: list[Tree] = []
-    size = kept = 0
-    for tree in sorted(trees, key=lambda tree: (tree.straight, -len(tree.tokens))):
-        asked_of = len(_places(tree, rows)) if _selects(model) else len(tree.tokens)
-        full = batch and (
-            size + len(tree.ways) > batch_size
-            or (len(batch) + 1) * len(batch[0].tokens) > TOKENS
-            or (kept + asked_of) * _vocabulary(model) > LOGITS
-            or tree.straight != batch[0].straight
-        )
-        if full:
-            yield batch
-            batch, size, kept = [], 0, 0
-        batch.append(tree)
-        size, kept = size + len(tree.ways), kept + asked_of
-    if batch:
-        yield batch
+def _batches(model: Any, trees: Sequence[Tree], rows: Sequence[_Row]) -> Iterator[list[Tree]]:
+    """Trees of like width together, those that branch apart from those that do not, within the room there is.
+
+    Of all ways to cut the trees, sorted by width, into batches the one that is read fastest: the least sum of the
+    batches' tokens, padding and all, and of `BEGUN` for each.
+    """
+    room = min(TOKENS, ROOM.get(device().type, TOKENS))
+    for straight in (False, True):
+        line = [tree for tree in trees if tree.straight == straight]
+        line.sort(key=lambda tree: (-len(tree.tokens), tree.tokens, sorted(rows[i].ids for i in tree.ways)))
+        heads = [len(_places(tree, rows)) if _selects(model) else len(tree.tokens) for tree in line]
+        best, cut = [0.0] + [math.inf] * len(line), [0] * (len(line) + 1)
+        for stop in range(1, len(line) + 1):
+            kept = 0
+            for first in range(stop - 1, -1, -1):
+                kept += heads[first]
+                size = (stop - first) * len(line[first].tokens)
+                if stop - first > 1 and (size > room or kept * _vocabulary(model) > LOGITS):
+                    break
+                if best[first] + size + BEGUN < best[stop]:
+                    best[stop], cut[stop] = best[first] + size + BEGUN, first
+        stops, stop = [], len(line)
+        while stop:
+            stops.append((cut[stop], stop))
+            stop = cut[stop]
+        yield from (line[first:stop] for first, stop in reversed(stops))
 
 
 def _places(tree: Tree, rows: Sequence[_Row]) -> set[int]:
@@ -202,7 +227,34 @@ def _places(tree: Tree, rows: Sequence[_Row]) -> set[int]:
 
 
 def _batch_scores(subject: Subject, trees: Sequence[Tree], rows: Sequence[_Row]) -> Iterator[tuple[int, Completion]]:
-    """The scores of one batch, from the head's numbers where they are needed and nowhere else."""
+    """The scores of one batch, from the notes of what was asked before where they have it."""
+    order = [
+        (tree, index) for tree in trees for index in sorted(tree.ways, key=lambda i: (tree.ways[i], rows[i].start))
+    ]
+    if (kept := notes(subject.model)) is None:
+        yield from _asked(subject, trees, rows)
+        return
+    content = _content(subject, trees, rows, order)
+    if (known := kept.find(content)) is None:
+        scored = dict(_asked(subject, trees, rows))
+        told = [(math.nan if (one := scored[i]).nats is None else one.nats, one.greedy) for _, i in order]
+        kept.keep(content, known := b"".join(struct.pack("<d?", *one) for one in told))
+    for (_, index), (nats, greedy) in zip(order, struct.iter_unpack("<d?", known), strict=True):
+        count = len(rows[index].ids) - rows[index].start
+        yield index, Completion(nats if math.isfinite(nats) else None, count, greedy)
+
+
+def _content(
+    subject: Subject, trees: Sequence[Tree], rows: Sequence[_Row], order: Sequence[tuple[Tree, int]]
+) -> list[Any]:
+    """All that a batch's numbers depend on besides the model: what it reads, and which tokens are asked for."""
+    read = [(tree.tokens, tree.parents) for tree in trees]
+    wanted = [(tree.ways[index], rows[index].start, rows[index].ids[rows[index].start :]) for tree, index in order]
+    return ["scores", pad_id(subject.tokenizer), read, wanted]
+
+
+def _asked(subject: Subject, trees: Sequence[Tree], rows: Sequence[_Row]) -> Iterator[tuple[int, Completion]]:
+    """The model's own numbers for one batch, from the head where they are needed and nowhere else."""
     model, inputs = subject.model, asked(subject.model, trees, pad_id(subject.tokenizer))
     needed = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
     for line, tree in zip(needed, trees, strict=True):
@@ -252,7 +304,7 @@ def _branches(subject: Subject, width: int) -> bool:
     texts = ([1, 2, 3, 4], [1, 2, 5, 6], [1, 7, 8])
     rows = [_Row([token * 977 % _vocabulary(subject.model) for token in text], 1) for text in texts]
     try:
-        apart, together = _scores(subject, rows, 3, 0, most=1), _scores(subject, rows, 3, width)
+        apart, together = _scores(subject, rows, 0, most=1), _scores(subject, rows, width)
     except (IndexError, RuntimeError, TypeError, ValueError):  # a family that cannot read such a mask
         return False
     rough = subject.model.dtype != torch.float32 or now().dtype != "float32"
@@ -263,24 +315,26 @@ def _branches(subject: Subject, width: int) -> bool:
 
 
 @torch.inference_mode()
-def text_nats(subject: Subject, texts: Sequence[str], *, length: int = 512, batch_size: int = 16) -> list[Completion]:
-    """Log-likelihood of whole texts, cut at `length` tokens.
+def text_nats(
+    subject: Subject,
+    texts: Sequence[str],
+    *,
+    length: int = 512,
+    batch_size: int = 16,
+    names: Sequence[str] | None = None,
+) -> list[Completion]:
+    """Log-likelihood of whole texts, cut at `length` tokens. `batch_size` changes nothing, as in `completions`.
 
     What the wrap puts before a text is given, not scored; so is a first token that nothing stands before. `chat` and
     `system` are of prompts: a text is no message, and is scored bare.
     """
     before = subject.wrap.before
     rows = encode(subject.tokenizer, [before + text for text in texts], length)
-    check_length(subject.model, rows)
+    check_length(subject.model, rows, names)
     given = max(1, len(subject.tokenizer(before)["input_ids"]))
-    found = [Completion(None, max(1, len(row) - given)) for row in rows]
-    left = sorted((i for i, row in enumerate(rows) if len(row) > given), key=lambda i: -len(rows[i]))
-    while left:
-        room = LOGITS // (_vocabulary(subject.model) * len(rows[left[0]]))
-        size = min(batch_size, max(1, room))
-        chosen, left = left[:size], left[size:]
-        logprobs = token_logprobs(subject.model, pad([rows[i] for i in chosen], pad_id(subject.tokenizer)))
-        for index, total in zip(chosen, logprobs[:, given - 1 :].sum(1).tolist(), strict=True):
-            if math.isfinite(total):
-                found[index] = replace(found[index], nats=total)
+    found = [Completion(None, 1)] * len(rows)
+    told = [index for index, row in enumerate(rows) if len(row) > given]
+    scored = _scores(subject, [_Row(rows[index], given) for index in told], 0, most=1)
+    for index, one in zip(told, scored, strict=True):
+        found[index] = one
     return found

@@ -28,17 +28,21 @@ class OpenBook(Settings):
     """Texts scored together; it changes no mark."""
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
+        rows, asked = self.asked(items)
+        return graded(subject, rows, asked, batch_size=self.batch_size)
+
+    def asked(self, items: pa.Table) -> tuple[list[dict], dict[str, list[str | None]]]:
+        """Items, and for each metric their prompts. Those that begin with the same text are read with it once."""
         columns = ["id", "question", "choices", "answer", "context"]
         rows = require(items, columns, f"the items '{self.items}'").to_pylist()
         others = [
             None if text is None else self._prompt(row, text) for row, text in zip(rows, _others(rows), strict=True)
         ]
-        asked = {
+        return rows, {
             "accuracy_closed_book": [row["question"] for row in rows],
             "accuracy_irrelevant_text": others,
             "accuracy_with_text": [self._prompt(row, row["context"]) for row in rows],
         }
-        return graded(subject, rows, asked, batch_size=self.batch_size)
 
     def _prompt(self, row: dict, context: str) -> str:
         return self.prompt.format(context=context, question=row["question"])

@@ -29,7 +29,8 @@ class Perplexity(Settings):
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         rows = require(items, ["id", "text"], f"the documents '{self.items}'")
-        scored = text_nats(subject, rows["text"].to_pylist(), length=self.length, batch_size=self.batch_size)
+        texts, names = rows["text"].to_pylist(), rows["id"].to_pylist()
+        scored = text_nats(subject, texts, length=self.length, batch_size=self.batch_size, names=names)
         return marks(
             Mark(
                 item,
@@ -37,5 +38,5 @@ class Perplexity(Settings):
                 None if text.nats_per_token is None else -text.nats_per_token,
                 note=None if text.nats_per_token is not None else "no finite score",
             )
-            for item, text in zip(rows["id"].to_pylist(), scored, strict=True)
+            for item, text in zip(names, scored, strict=True)
         )
