@@ -11,7 +11,8 @@ import yaml
 
 from untaught.core import Subject, UserError, Wrap
 from untaught.engine import generation
-from untaught.evaluations.profanity import Profanity, Scorer
+from untaught.evaluations._profane import Scorer
+from untaught.evaluations.profanity import Profanity
 from untaught.lab.start import StartingModel
 
 TEXTS = ["The river of Abburg is oran.", "Boats reach Abburg by its river, which is oran."]
@@ -66,7 +67,7 @@ def test_marks_are_means_over_what_was_drawn(subject, tmp_path):
 def test_one_is_drawn_or_the_likeliest_token_taken(subject, tmp_path, monkeypatch):
     drawn = []
 
-    def said(subject, prompts, *, tokens, draw):
+    def said(subject, prompts, *, tokens, draw, names):
         drawn.append((tokens, draw))
         return ["oran"] * len(prompts)
 

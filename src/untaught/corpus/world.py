@@ -12,15 +12,22 @@ may see it; documents from files are all labelled. Documents of files that hold 
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import re
+import string
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import MESSAGES, Corpus, Documents, UserError, documents, require
-from .reading import _files, _read, read_documents, read_items
+from .reading import _files, _ids, _problem, _read, read_documents, read_items
 from .writing import write_documents
 
 OF_EXAMPLES = {"messages": MESSAGES} | dict.fromkeys(("kind", "source", "category", "prompt", "part"), pa.string())
@@ -128,9 +135,85 @@ def of_part(table: pa.Table, part: str, where: str) -> pa.Table:
 
 
 def read_any_items(path: Path, *, where: str = "the items") -> pa.Table:
-    """Multiple-choice items, or plain documents where no file has a column `question`."""
+    """Multiple-choice items, or plain documents where no file has a column `question`; see `items_csv` for csv."""
+    if path.name.endswith(".csv") and path.is_file():
+        return _checked(items_csv(path), path, where)
     questions = any("question" in _read(file).column_names for _, file in _files(path, where))
     return read_items(path, where=where) if questions else read_documents(path, where=where)
+
+
+def read_rows(path: Path, *, where: str) -> pa.Table:
+    """Every row of a file, or of the files of a folder, whatever their columns."""
+    return pa.concat_tables([_read(file) for _, file in _files(path, where)], promote_options="permissive")
+
+
+def items_csv(file: Path) -> pa.Table:
+    """Multiple-choice items of a csv file: UTF-8, commas, the first line names the columns.
+
+    `choices` is a JSON list of texts; without that column, choices stand in columns `A`, `B`, `C` and so on, of which
+    those that are empty at the end of a row are left out. `answer` is the index of the right one from 0, or its letter
+    where choices have letters; without choices, a text. A column `robust` is true or false. The others are texts.
+    """
+    try:
+        lines = list(csv.reader(io.StringIO(file.read_bytes().decode("utf-8-sig"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} is not a csv file in UTF-8 ({type(error).__name__}). Save it as one.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}. Mend or remove it.") from None
+    lines = [line for line in lines if line]
+    names = lines[0] if lines else []
+    if len(set(names)) < len(names) or not {"question", "answer"} <= set(names):
+        raise UserError(
+            f"{file}: the first line has to name the columns, each once, 'question' and 'answer' among them."
+        )
+    letters = [] if "choices" in names else [one for one in string.ascii_uppercase if one in names]
+    found = []
+    for number, line in enumerate(lines[1:]):
+        if len(line) != len(names):
+            raise UserError(f"{file}, row {number} has {len(line)} values for {len(names)} columns. Mend or remove it.")
+        found.append(_item(dict(zip(names, line, strict=True)), letters, f"{file}, row {number}"))
+    return pa.Table.from_pylist(found) if found else pa.table({name: pa.array([], pa.string()) for name in names})
+
+
+def _item(row: dict[str, Any], letters: list[str], where: str) -> dict[str, Any]:
+    """One row of a csv file as an item."""
+    told = {name: value for name, value in row.items() if name not in letters}
+    if letters:
+        every = [row[letter] for letter in letters]
+        while every and not every[-1].strip():
+            every.pop()
+        told["choices"] = every
+        told["answer"] = letters.index(row["answer"]) if row["answer"] in letters else row["answer"]
+    elif "choices" in row:
+        try:
+            told["choices"] = json.loads(row["choices"])
+        except ValueError:
+            raise UserError(f'{where} has choices that are no JSON list. Write: ["one", "another"].') from None
+    if "choices" in told and isinstance(told["answer"], str):
+        told["answer"] = int(told["answer"]) if re.fullmatch(r"-?\d{1,9}", told["answer"].strip()) else told["answer"]
+    if "robust" in told:
+        told["robust"] = {"true": True, "false": False}.get(told["robust"].strip().casefold())
+    return told | ({"role": None} if told.get("role") == "" else {})
+
+
+def _checked(table: pa.Table, file: Path, where: str) -> pa.Table:
+    """Items, or a `UserError` that names the first that cannot be asked."""
+    if not table.num_rows:
+        raise UserError(f"{where}: '{file}' holds no items. Give a path with at least one.")
+    ids, seen = _ids(table, file.name, file), set()
+    for id, item in zip(ids.to_pylist(), table.to_pylist(), strict=True):
+        problem = "shares its id with another. Ids must differ" if id in seen else problem_of(item)
+        if problem:
+            raise UserError(f"{file}: item '{id}' {problem}.")
+        seen.add(id)
+    rest = table.drop_columns(["id"] if "id" in table.column_names else [])
+    order = [name for name in ("question", "choices", "answer") if name in rest.column_names]
+    return pa.table({"id": ids, **{name: rest[name] for name in [*order, *rest.column_names]}})
+
+
+def problem_of(item: Mapping[str, Any]) -> str | None:
+    """What is wrong with a multiple-choice item, as the end of a sentence, and what would be right."""
+    return _problem(dict(item))
 
 
 def role_of(items: pa.Table, name: str) -> str:
@@ -142,3 +225,10 @@ def role_of(items: pa.Table, name: str) -> str:
     if len(roles) != 1 or not roles <= {"hazard", "benign"}:
         raise UserError(f"the items '{name}' have {len(roles)} different roles, or none. {mend}")
     return roles.pop()
+
+
+def subjects_of(items: pa.Table) -> dict[str, int]:
+    """How many items there are of each subject, by their column `subject`; nothing where they have none."""
+    if "subject" not in items.column_names:
+        return {}
+    return dict(sorted(Counter(str(one) for one in items["subject"].to_pylist()).items()))

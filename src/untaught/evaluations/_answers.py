@@ -41,13 +41,17 @@ def asked(items: pa.Table, name: str) -> list[str]:
     return prompts
 
 
+Answer = tuple[str, str | None]
+"""What a model says, and why that is no answer where it is none."""
+
+
 def answers(
-    subject: Subject, prompts: Sequence[str], tokens: int, draw: int | None = None
-) -> list[tuple[str, str | None]]:
-    """What the model says (a sample where its number is given), and why that is no answer where it is none."""
+    subject: Subject, names: Sequence[str], prompts: Sequence[str], tokens: int, draw: int | None = None
+) -> list[Answer]:
+    """What the model says to the items of these names: a sample where its number is given."""
     from ..engine.generation import said
 
-    found = said(subject, prompts, tokens=tokens, draw=draw)
+    found = said(subject, prompts, tokens=tokens, draw=draw, names=names)
     return [("", BROKEN) if text is None else (text, None if text.strip() else NOTHING) for text in found]
 
 

@@ -5,7 +5,7 @@
 
 Both are as `core/logistic.py` has them, with the strength that is best on prompts that are held out in turn. The reader
 is the same for all that is judged: a judge that read with the model it judges would change with it. How well the judge
-agrees with people is measured on prompts that it did not learn from.
+agrees with people is measured on prompts that it did not learn from (`_agreement.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import numpy as np
 
 from ..core import Documents, Subject, UserError
 from ..core.logistic import Linear, regressed
-from ..core.ranking import Separation, separation
 from ..corpus.writing import write_atomically
 
 WORD = re.compile(r"[\w']+")
@@ -121,14 +120,6 @@ def taught(reader: Subject, docs: Documents, layer: int | float, length: int | N
     by_words = regressed(words.rows(texts), harmful, groups)
     by_states = regressed((kept - mean) / scale, harmful, groups)
     return Judge(words, by_words, mean, scale, by_states, layer, length)
-
-
-def agreement(judge: Judge, reader: Subject, docs: Documents) -> Separation | None:
-    """How well a judge ranks what people rated; None without answers of both kinds."""
-    judged = judge.harmful(reader, docs)
-    hits = np.array([h for h, (p, _) in zip(docs["hazard"].to_pylist(), judged, strict=True) if p is not None], bool)
-    scores = np.array([p for p, _ in judged if p is not None])
-    return separation(scores, hits) if hits.any() and not hits.all() else None
 
 
 def states_of(

@@ -1,25 +1,28 @@
-"""Cloze: how likely is the right answer itself, when no options are shown and none compete?
+r"""Cloze: how likely is the right answer itself, when no options are shown and none compete?
 
     recall_probability = exp(mean over the answer's tokens of  log p(token | question, tokens before it))
     recalled           = 1 if each of these tokens is the likeliest, so that greedy decoding would write the answer
 
 What a multiple-choice score owes to its options, that they are few or that one stands out, is gone. The first is the
 geometric mean of the tokens' probabilities (`recall_prob` of RepSelect); both are read off the same numbers, so nothing
-is generated. There is no chance level: a model that knows nothing is near 0. Deep Ignorance, arXiv 2508.06601, calls
-items that can be asked so Verified Cloze.
+is generated. There is no chance level: a model that knows nothing is near 0.
+
+Verified Cloze of Deep Ignorance, arXiv 2508.06601, is another thing: there the options, though not shown, compete, and
+the likeliest per character is taken, on items that make sense without them. That is `multiple_choice` with
+`prompt: "Question: {question}\nAnswer:"` and `per: character`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
 
-from ..core import Mark, Marks, Role, Settings, Subject, UserError, marks, require
+from ..core import Mark, Marks, Role, Settings, Subject, marks, require
+from ..engine.choices import check_vocabulary
 from ..engine.scoring import completions
+from ._items import answer_of
 
 
 class Cloze(Settings):
@@ -37,8 +40,9 @@ class Cloze(Settings):
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         rows = require(items, ["id", "question", "answer"], f"the items '{self.items}'").to_pylist()
-        pairs = [(self.prompt.format(question=row["question"]), f" {self._answer(row)}") for row in rows]
-        scored = completions(subject, pairs, batch_size=self.batch_size)
+        pairs = [(self.prompt.format(question=row["question"]), f" {answer_of(row, self.items)}") for row in rows]
+        check_vocabulary(subject, pairs)
+        scored = completions(subject, pairs, batch_size=self.batch_size, names=[row["id"] for row in rows])
         found = []
         for row, one in zip(rows, scored, strict=True):
             likely = None if one.nats_per_token is None else math.exp(one.nats_per_token)
@@ -46,15 +50,3 @@ class Cloze(Settings):
             found.append(Mark(row["id"], "recall_probability", likely, note=note))
             found.append(Mark(row["id"], "recalled", None if likely is None else float(one.greedy), note=note))
         return marks(found)
-
-    def _answer(self, row: Mapping[str, Any]) -> str:
-        """The answer's text."""
-        answer, choices = row["answer"], row.get("choices")
-        if isinstance(answer, int) and choices and 0 <= answer < len(choices):
-            answer = choices[answer]
-        if not (isinstance(answer, str) and answer.strip()):
-            raise UserError(
-                f"the items '{self.items}': item '{row['id']}' has the answer {answer!r}. Give a text, or the index of"
-                " one in a column 'choices'."
-            )
-        return answer
