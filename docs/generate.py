@@ -482,12 +482,14 @@ def recovery_table(found: dict[str, Any]) -> str:
 def studied(name: str, found: dict[str, Any]) -> list[tuple[Path, str, str]]:
     """The tables of a kept study: page, mark, content."""
     if name == "attacks":
-        held_out, seen = (attacks_table(found, items) for items in ("hazard_held_out", "hazard_seen"))
+        held_out, seen = (attacks_table(found, items, SHALLOW[name]) for items in ("hazard_held_out", "hazard_seen"))
         return [(ATTACKS_PAGE, "held out", held_out), (ATTACKS_PAGE, "seen", seen)]
+    if name == "shallow":
+        return [(ATTACKS_PAGE, "shallow", attacks_table(found, "hazard_held_out", SHALLOW[name]))]
     return [(UNLEARNING_PAGE, name, toxicity_table(found) if name == "toxicity" else recovery_table(found))]
 
 
-def attacks_table(found: dict[str, Any], items: str) -> str:
+def attacks_table(found: dict[str, Any], items: str, shallow: tuple[str, ...]) -> str:
     """What each arm knows of an item set after each attack, and the largest share of the gap on a shallow arm."""
     rows = [row for row in found["lines"] if row["items"] == items and row["metric"] == "accuracy"]
     arms = [arm for arm in dict.fromkeys(row["arm"] for row in rows) if arm != "on_grid"]  # it is as untouched is
@@ -498,14 +500,14 @@ def attacks_table(found: dict[str, Any], items: str) -> str:
     plain, lines = values[None, 0], []
     for (attack, steps), own in values.items():
         told = [known(own.get(arm, plain[arm]), len(found["seeds"])) for arm in arms]  # it did nothing to its donor
-        shares = [back(own[arm], plain[arm], plain["untouched"]) for arm in SHALLOW]
+        shares = [back(own[arm], plain[arm], plain["untouched"]) for arm in shallow]
         works = "" if attack is None else words.percent(max(0.0, *shares))
         lines.append([f"`{attack}`" if attack else "none", str(steps or ""), *told, works])
     return ruled(["attack", "steps", *(f"`{arm}`" for arm in arms), "back on a control"], lines)
 
 
-SHALLOW = ("lock", "small")
-"""Arms of the study of attacks that are shallow on purpose."""
+SHALLOW = {"attacks": ("lock", "small"), "shallow": ("around", "smallest", "thinnest", "cells")}
+"""Arms of the studies of attacks that are shallow on purpose."""
 
 
 def known(row: dict[str, Any], seeds: int) -> str:
