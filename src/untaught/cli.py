@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +16,11 @@ import typer
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from .attest.keys import Signer
+    from .attest.oms import Signer, Verifier
     from .attest.verifying import Verified
     from .corpus.shards import Reading
     from .study.rerunning import Rerun
+    from .study.single import Graded
 
 app = typer.Typer(
     help="Is hazardous knowledge gone from a model's weights, or only hidden in them?",
@@ -37,6 +38,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting; repeat at will.")]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file: `use: NAME`, its settings, `corpus`.")]
 Follow = Annotated[bool, typer.Option("--follow", help="Read files behind symbolic links, as in a Hub cache.")]
+Trust = Annotated[Path | None, typer.Option("--trust", help="Without a key: a trusted root other than Sigstore's.")]
 StudyFile = Annotated[Path | None, typer.Argument(help="A study file; left out, the lab's default study.")]
 
 
@@ -131,24 +133,55 @@ def report(
     run: Annotated[Path, typer.Argument(help="A run folder, or a filter folder.")],
     show_text: ShowText = False,
     data: Annotated[list[str] | None, typer.Option(help="Corpus files, for --show-text; repeat at will.")] = None,
+    export: Annotated[
+        str | None,
+        typer.Option("--export", metavar="FORMAT", help="Hand results on: lm-eval, inspect, card or lm-eval-tasks."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PLACE", help="With --export: a new folder.")] = None,
     json_: AsJson = False,
 ) -> None:
-    """Draw the page of a run or a filter anew and print its summary. Loads no model."""
+    """Draw the page of a run or a filter anew and print its summary, or hand results on. Loads no model."""
     from .core import UserError
-    from .report import filter_reading, redraw
+    from .report import exporting, filter_reading, redraw, safety_tax
     from .report import summary as table
 
+    if export is not None:
+        _export(run, export, out, json_)
+        return
+    if out is not None:
+        raise UserError(f"--out is for --export, and a page is drawn in its own folder. Leave --out {out} out.")
     if filter_reading.is_filter(run):
         _report_filter(run, data or (), show_text, json_)
+        return
+    if (run / exporting.ASKED).is_file():
+        rows = exporting.rows(run)
+        _print_json(rows) if json_ else _print_evaluation(rows)
         return
     if show_text or data:
         raise UserError(f"--show-text and --data are for a filter folder, and {run} is none. Leave them out.")
     page = redraw(run)
     if json_:
-        _print_json({"page": str(page)})
+        _print_json({"page": str(page), "safety_tax": safety_tax.plain(run)})
     else:
         _print(table(run))
         _say(f"The report is {page}.")
+
+
+def _export(run: Path, given: str, out: Path | None, json_: bool) -> None:
+    from .report import card_results, exporting, inspect_logs, lm_eval_results
+
+    place = exporting.check(given, out)
+    makers = {"lm-eval": lm_eval_results.write, "inspect": inspect_logs.write, "card": card_results.write}
+    if given == "lm-eval-tasks":
+        from .study.tasks import write_tasks
+
+        makers[given] = write_tasks
+    written = exporting.export(run, place, makers[given])
+    if json_:
+        _print_json({"format": given, "out": str(place), "files": list(map(str, written))})
+        return
+    _print(str(place), markup=False)
+    _say(f"{given}: {len(written)} files.")
 
 
 def _report_filter(out: Path, data: Sequence[str], show_text: bool, json_: bool) -> None:
@@ -295,39 +328,93 @@ def _intervene(
 
 
 @app.command()
-def evaluate(model: Model, config: Config = None, set_: Set = None, json_: AsJson = False) -> None:
-    """Grade a model folder on a file of items."""
-    from rich.table import Table
-
+def evaluate(model: Model, config: Config = None, out: Out = None, set_: Set = None, json_: AsJson = False) -> None:
+    """Grade a model folder on files of items, and keep its marks in --out where that is given."""
     from .core import ExitCode
     from .engine.compute import begin
-    from .study.single import evaluate as grade
-    from .study.single import read_job
+    from .study.single import check_place, evaluate_all, read_jobs, write_evaluation
 
-    job, folder = read_job(config, _changes(set_))
-    begin(job.compute)
-    rows = grade(model, job, folder)
+    jobs, folder = read_jobs(config, _changes(set_))
+    if out is not None:
+        check_place(out)
+    begin(jobs[0].compute)
+    graded = evaluate_all(model, jobs, folder)
+    rows = [row for one in graded for row in one.rows]
+    if out is not None:
+        write_evaluation(out, model, jobs, graded)
     if json_:
         _print_json(rows)
     else:
-        table = Table(
-            "metric", "value", "95% interval", "chance", "scored", "missing", title=f"{job.use}: {rows[0]['items']}"
-        )
-        for row in rows:
+        _print_evaluation(rows)
+        for metric, item, why in _lost(graded):
+            _say(f"missing: {metric} of item '{item}'{why}")
+    if out is not None:
+        _say(f"The results are in {out}: untaught report {out} --export FORMAT --out PLACE hands them on.")
+    if any(row["missing"] for row in rows):
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def _print_evaluation(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table for each evaluation: value, interval, chance, how many were scored, and what stood around the prompts."""
+    from itertools import groupby
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from .report.judges import Judge, believed
+
+    for (use, items), own in groupby(rows, key=lambda row: (row["evaluation"], row["items"])):
+        told = list(own)
+        table = Table("metric", "value", "95% interval", "chance", "scored", "missing", title=Text(f"{use}: {items}"))
+        for row in told:
             interval = "-" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
             cells = [_number(row["value"]), interval, _number(row["chance"]), str(row["n"]), str(row["missing"])]
             table.add_row(row["metric"], *cells)
         _print(table)
-    if any(row["missing"] for row in rows):
-        raise typer.Exit(ExitCode.INCOMPLETE)
+        if subjects := told[0].get("subjects"):
+            _print(_listed(subjects), markup=False)
+        _print(_around(told[0]), markup=False)
+        if (judge := told[0].get("judge")) is not None:
+            _print(believed(Judge(use, judge)), markup=False)
+
+
+def _listed(subjects: Mapping[str, int]) -> str:
+    """What items are about, always all of it: a subset of a benchmark goes by its whole name too often."""
+    return f"{len(subjects)} subjects: {', '.join(f'{name} ({count})' for name, count in subjects.items())}"
+
+
+def _around(row: Mapping[str, Any]) -> str:
+    """What stood around every prompt, in a line or two."""
+    wrap = {name: value for name, value in (row.get("wrap") or {}).items() if value not in ("", None, False)}
+    if not wrap:
+        return "Nothing stands around the prompts."
+    if (chat := row.get("chat")) is None:
+        return f"Around every prompt: {json.dumps(wrap, ensure_ascii=False)}"
+    return f"The chat template is {chat['template'][:16]}; the model is handed {json.dumps(chat['handed'])}"
+
+
+def _lost(graded: Sequence[Graded]) -> Iterator[tuple[str, str, str]]:
+    """The first item of each metric that is missing, and why."""
+    for one in graded:
+        lost = [mark for mark in one.marks.to_pylist() if mark["value"] is None]
+        first = {mark["metric"]: mark for mark in reversed(lost)}
+        for metric, mark in reversed(first.items()):
+            yield metric, mark["item"], f", {mark['note']}" if mark["note"] else ""
 
 
 @app.command()
 def sign(  # noqa: PLR0913, PLR0917 - a parameter for each option
     model: Model,
     run: Annotated[Path, typer.Option("--run", help="The run folder that evaluated and attacked this model.")],
-    key: Annotated[Path, typer.Option("--key", help="Private key, a PEM file: Ed25519 or ECDSA.")],
     out: Annotated[Path, typer.Option("--out", help="The signed statement to write.")],
+    key: Annotated[Path | None, typer.Option("--key", help="Private key, a PEM file: Ed25519 or ECDSA.")] = None,
+    keyless: Annotated[
+        bool, typer.Option("--keyless", help="Sign by Sigstore with an identity token, in place of a key.")
+    ] = False,
+    token: Annotated[
+        Path | None, typer.Option("--token", help="With --keyless: file of the token; else from the surroundings.")
+    ] = None,
+    trust: Trust = None,
     of: Annotated[
         Path | None, typer.Option("--of", help="The model that was measured, where MODEL was made from it since.")
     ] = None,
@@ -343,19 +430,20 @@ def sign(  # noqa: PLR0913, PLR0917 - a parameter for each option
     json_: AsJson = False,
 ) -> None:
     """Sign what a run measured of a model: a statement, and beside it a signature of its files."""
-    from .attest import releasing, signing
+    from .attest import oms, releasing, signing
     from .attest.statement import Claim, edges
     from .report import release_page
 
     claim = Claim(run, edges(of, transform), tuple(filtered or ()), tuple(reference or ()))
     pages = releasing.prepared(release, force) if release else None
     write = releasing.card if card else None
-    done = signing.sign(model, claim, _signer(key), out, card=write, follow=follow, force=force)
+    done = signing.sign(model, claim, _signer(key, keyless, token, trust), out, card=write, follow=follow, force=force)
     if pages is not None:
         made = releasing.exports(done.statement, claim.filtered)
-        made[release_page.FILE] = release_page.render(done.statement.plain(), releasing.LIMITS)
+        report = release_page.report_of(pages, run)
+        made[release_page.FILE] = release_page.render(done.statement.plain(), releasing.LIMITS, report)
         for name, content in made.items():
-            signing.write(pages / name, content.encode())
+            oms.write(pages / name, content.encode())
     told = done.statement.predicate
     if json_:
         _print_json({
@@ -368,6 +456,8 @@ def sign(  # noqa: PLR0913, PLR0917 - a parameter for each option
     counts = f"{len(told.evaluations)} values, {len(told.attacks)} attacks, {len(told.filters)} filters"
     root = done.statement.root[:16]
     _print(f"{done.file}: {told.model.arm}, seed {told.model.seed}; {counts}; root {root}", markup=False)
+    if done.by:
+        _say(f"Signed by {done.by}: say so to whoever verifies, with --identity and --issuer.")
     beside = "which model_signing can verify too" if done.interchangeable else "of a kind model_signing does not know"
     _say(f"{done.bundle} is the signature of the files, {beside}.")
     if pages is not None:
@@ -378,19 +468,28 @@ def sign(  # noqa: PLR0913, PLR0917 - a parameter for each option
 def verify(  # noqa: PLR0913, PLR0917 - a parameter for each option
     model: Model,
     statement: Annotated[Path, typer.Option("--statement", help="The signed statement, or a signature of files.")],
-    key: Annotated[Path, typer.Option("--key", help="The signer's public key, a PEM file.")],
+    key: Annotated[Path | None, typer.Option("--key", help="The signer's public key, a PEM file.")] = None,
+    identity: Annotated[
+        str | None, typer.Option("--identity", help="Who must have signed by Sigstore: an address or a URI.")
+    ] = None,
+    issuer: Annotated[
+        str | None, typer.Option("--issuer", help="With --identity: the provider that vouches for it, a URL.")
+    ] = None,
+    trust: Trust = None,
     policy: Annotated[Path | None, typer.Option("--policy", help="YAML file of what you demand.")] = None,
     run: Annotated[Path | None, typer.Option("--run", help="The run folder, to hold it against the statement.")] = None,
     rerun: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --run: ask N items again, drawn by chance.")
     ] = None,
     draw: Annotated[int | None, typer.Option(min=0, help="With --rerun: draw as this number says.")] = None,
+    filtered: Annotated[
+        list[Path] | None, typer.Option(help="Filter folder, to hold it against the statement; repeat at will.")
+    ] = None,
     follow: Follow = False,
     json_: AsJson = False,
 ) -> None:
     """Check a model folder against a signed statement, and the statement against what you demand. Needs no torch."""
     from .attest import verifying
-    from .attest.keys import load_public
     from .attest.policy import Policy
     from .core import UserError
     from .core.files import read_yaml
@@ -399,7 +498,8 @@ def verify(  # noqa: PLR0913, PLR0917 - a parameter for each option
         raise UserError("--rerun needs the marks to compare with: give --run, the run folder of the statement.")
     demands = Policy.read(read_yaml(policy), policy.name) if policy else None
     with _refusing(json_):
-        found = verifying.verify(model, statement, load_public(key), demands, run, follow=follow)
+        by = _verifier(key, identity, issuer, trust)
+        found = verifying.verify(model, statement, by, demands, run, filtered=filtered or (), follow=follow)
     again = _rerun(model, found, run, rerun, draw) if run is not None and rerun is not None else None
     problem = verifying.problem(found, str(policy))
     if again is not None and problem is None:
@@ -473,7 +573,35 @@ def _cell(text: str) -> Text:
     return Text(text)
 
 
-def _signer(key: Path) -> Signer:
+def _verifier(key: Path | None, identity: str | None, issuer: str | None, trust: Path | None) -> Verifier:
+    """A public key, or an identity for whom an issuer vouches: the one that is given."""
+    from .attest import keyless
+    from .attest.keys import load_public
+    from .core import UserError
+
+    if key is not None and identity is None and issuer is None and trust is None:
+        return load_public(key)
+    if key is not None or not identity or not issuer:
+        raise UserError(
+            "say whom you believe, and one only: --key PUBLIC_KEY, or --identity WHO with --issuer URL for what was"
+            " signed by Sigstore."
+        )
+    return keyless.Verifier(identity, issuer, trust)
+
+
+def _signer(key: Path | None, keyless: bool, token: Path | None, trust: Path | None) -> Signer:
+    """A private key, or whoever an identity token is of: the one that is asked for, and never the other."""
+    from .attest.keyless import signer
+    from .core import UserError
+
+    if key is not None and not keyless and token is None and trust is None:
+        return _private(key)
+    if key is not None or not keyless:
+        raise UserError("say what to sign with, and one only: --key PRIVATE_KEY, or --keyless by Sigstore.")
+    return signer(token, trust)
+
+
+def _private(key: Path) -> Signer:
     """A private key; its passphrase is taken from the environment, or asked for where somebody can answer."""
     import os
 

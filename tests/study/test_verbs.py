@@ -74,7 +74,7 @@ def test_no_setting_is_a_flag():
     doing = {"--apply", "--executor", "--estimate", "--audit", "--show-text", "--upload", "--public"}
     assert flags.pop("filter") == common | doing
     assert flags.pop("run") == {"--out", "--set", "--json", "--executor"}
-    assert flags.pop("report") == {"--json", "--show-text", "--data"}
+    assert flags.pop("report") == {"--json", "--show-text", "--data", "--export", "--out"}
     assert flags.pop("fetch") == {"--json", "--name", "--again"}
     made = {"--run", "--key", "--out", "--of", "--transform", "--filtered", "--reference", "--card", "--release"}
     assert flags.pop("sign") == made | {"--follow", "--force", "--json"}

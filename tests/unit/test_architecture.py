@@ -25,7 +25,7 @@ ARROWS = {
     **dict.fromkeys(SHELVES, {"core", "corpus", "engine"}),
     "study": BELOW_STUDY,  # and the shelves by name, through core.shelves
     "policies": {"core", "corpus", "engine", "attest", "assets"},  # and filters by name, as above
-    "report": {"core"},
+    "report": {"core", "attest"},  # what model cards have in common
     "cli": BELOW_STUDY | {"study", "policies", "report", *SHELVES},
     "__main__": {"cli"},
 }

@@ -5,7 +5,9 @@ It repeats what was signed and proves nothing; it says so, and how to check the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .page import HERE, template
@@ -14,8 +16,14 @@ from .words import count
 FILE = "index.html"
 
 
-def render(statement: Mapping[str, Any], limits: Sequence[tuple[str, str]]) -> str:
-    """The page as text. `limits`: what a reader must not conclude, in short and at length."""
+def report_of(folder: Path, run: Path) -> str | None:
+    """Where a run's report stands, seen from a release in the run's own folder; elsewhere a link would lead nowhere."""
+    page, own = run.resolve() / "report.html", folder.resolve()
+    return os.path.relpath(page, own) if page.is_file() and own.is_relative_to(run.resolve()) else None
+
+
+def render(statement: Mapping[str, Any], limits: Sequence[tuple[str, str]], report: str | None = None) -> str:
+    """The page as text. `limits`: what a reader must not conclude, in short and at length. `report`: a link to it."""
     claim = statement["predicate"]
     own = [one for one in claim["evaluations"] if one["seed"] == claim["model"]["seed"]]
     return template("release_page.html.j2").render(
@@ -36,6 +44,7 @@ def render(statement: Mapping[str, Any], limits: Sequence[tuple[str, str]]) -> s
         spent=spent,
         told=told,
         limits=limits,
+        report=report,
         css=(HERE / "page.css").read_text(encoding="utf-8"),
     )
 

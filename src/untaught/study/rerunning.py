@@ -143,13 +143,19 @@ def _askable(study: Study, kept: Mapping[Asked, Marks]) -> tuple[dict[Asked, Ent
         name = f"{asked[0]} of {asked[1]}"
         if names.count(asked) > 1:
             passed_over.append(f"{name} stands twice in the study")
-        elif getattr(entry.kind("evaluations", entry.use), "files", ()):
+        elif _learns(entry):
             passed_over.append(f"{name} first learns something")
         elif asked not in kept:
             passed_over.append(f"{name} has no marks")
         else:
             found[asked] = entry
     return found, list(dict.fromkeys(passed_over))
+
+
+def _learns(entry: Entry) -> bool:
+    """Whether an evaluation is taught by files before it asks: by those that its settings name, or by its own."""
+    component = entry.component("evaluations", "the run's study")
+    return any(getattr(component, name, None) for name in getattr(component, "files", ()))
 
 
 def _subject(model: Path, study: Study) -> Subject:

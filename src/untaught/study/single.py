@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import yaml
+
 from .. import assets
 from ..attest import digest
-from ..core import Budget, Compute, Corpus, Role, Stop, Subject, UserError, Wrap, by_metric
-from ..core.files import change, read_yaml
-from ..corpus.world import from_files, read_any_items, split
+from ..core import Budget, Compute, Corpus, Marks, Role, Spent, Stop, Subject, UserError, Wrap, by_metric
+from ..core.files import change, home, read_yaml
+from ..corpus.world import from_files, read_any_items, split, subjects_of
+from ..corpus.writing import write_atomically, write_documents
 from ..engine.rig import Progress, Rig
-from .files import located
+from .files import located, named
+from .provenance import versions
 from .schema import SIDES, Entry, Files
 
 
@@ -42,18 +50,51 @@ class Job(Entry):
 
 WRAP = "wrap.json"
 """In a model folder: what an attack has put around every prompt."""
+ASKED = "evaluation.yaml"
+"""In an evaluation's folder: what was asked, with every default; as `--config` it asks the same again."""
 OWN = ("use", "corpus", "budget", "stop", "seed", "wrap", "compute")
 
 
 def read_job(config: Path | None, changes: Mapping[str, Any]) -> tuple[Job, Path]:
     """A job from its file and changes to it, and the folder its paths start from."""
+    table, where, folder = _table(config, changes)
+    return _job(table, where, has_file=config is not None), folder
+
+
+def read_jobs(config: Path | None, changes: Mapping[str, Any]) -> tuple[list[Job], Path]:
+    """As `read_job`, but the file may have a list `evaluations`, as a study has; what stands beside it is for all."""
+    table, where, folder = _table(config, changes)
+    if "evaluations" not in table:
+        return [_job(table, where, has_file=config is not None)], folder
+    listed = table.pop("evaluations")
+    if not (isinstance(listed, list) and listed and all(isinstance(one, dict) for one in listed)):
+        raise UserError(f"{where}: evaluations should be a list, such as [{{use: multiple_choice, items: FILE}}].")
+    if "use" in table:
+        raise UserError(f"{where} has both 'use' and 'evaluations'. Put the one into the list, or leave the list out.")
+    jobs = [
+        _job({**table, **one}, f"{where}, evaluations.{number}", has_file=True) for number, one in enumerate(listed)
+    ]
+    seen: dict[tuple[str, str], str] = {}
+    for job in jobs:
+        key = job.use, str(job.settings.get("items"))
+        if key in seen:
+            raise UserError(f"{seen[key]} and {job.where} both ask {job.use} of {key[1]}. Ask them one by one.")
+        seen[key] = job.where
+    return jobs, folder
+
+
+def _table(config: Path | None, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str, Path]:
+    """What a file and the changes to it say, what messages call that, and where its paths start."""
     table = {} if config is None else read_yaml(config)
     for path, value in changes.items():
         change(table, path, value)
-    where = config.name if config else "--set"
+    return table, config.name if config else "--set", config.parent if config else Path()
+
+
+def _job(table: dict[str, Any], where: str, *, has_file: bool) -> Job:
     if not isinstance(table.get("use"), str):
         place = (
-            f"{where} names no component. Add 'use: NAME'" if config else "no component is named. Add --set use=NAME"
+            f"{where} names no component. Add 'use: NAME'" if has_file else "no component is named. Add --set use=NAME"
         )
         raise UserError(f"{place}; `untaught list` shows the names.")
     job = {name: table[name] for name in OWN if name in table and name != "budget"}
@@ -63,17 +104,13 @@ def read_job(config: Path | None, changes: Mapping[str, Any]) -> tuple[Job, Path
     settings = {name: value for name, value in table.items() if name not in OWN}
     if isinstance(settings.get("donor"), str):
         job["donor_folder"] = settings["donor"]
-    return Job.settle({**job, "settings": settings, "where": where}, where), config.parent if config else Path()
+    return Job.settle({**job, "settings": settings, "where": where}, where)
 
 
 def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progress: Progress | None) -> dict[str, Any]:
     """Apply an unlearning method or an attack to a model folder; write the new model folder whole or not at all."""
     component = job.component(shelf, job.where).resolved(folder)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"{out} is a file or a folder that is not empty. Give another with --out.")
-    above = next(path for path in out.absolute().parents if path.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UserError(f"the folder {out} cannot be written: {above} does not let it. Give another with --out.")
+    check_place(out)
     from ..engine import models
     from ..engine.folders import check_folder
     from ..engine.prompts import check_chat
@@ -101,6 +138,15 @@ def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progre
     return {"model": str(out), "weights": weights, **wrap, **told}
 
 
+def check_place(out: Path) -> None:
+    """A `UserError` unless a folder can be written there that nothing is in yet."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out} is a file or a folder that is not empty. Give another with --out.")
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"the folder {out} cannot be written: {above} does not let it. Give another with --out.")
+
+
 def _corpus(shelf: str, job: Job, folder: Path) -> Corpus:
     """The texts of a job; an attacker's own where it names them."""
     files = job.corpus or Files()
@@ -121,43 +167,143 @@ def _write(subject: Subject, out: Path, given: Wrap) -> str:
     """Write a model folder. A wrap that is no longer what was given stands beside the weights."""
     from ..engine import models
 
+    with _made(out) as made:
+        models.save(subject, made)
+        if subject.wrap != given:
+            (made / WRAP).write_text(subject.wrap.model_dump_json(), encoding="utf-8")
+    return digest.of_weights(out)
+
+
+@contextlib.contextmanager
+def _made(out: Path) -> Iterator[Path]:
+    """Lend a folder to write to; it becomes `out` at the end, unless something was raised."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
         raise UserError(f"the folder {out} cannot be written: {error.strerror}. Give another with --out.") from None
     try:
-        models.save(subject, made)
-        if subject.wrap != given:
-            (made / WRAP).write_text(subject.wrap.model_dump_json(), encoding="utf-8")
+        yield made
         made.chmod(0o755)
         if out.exists():
             out.rmdir()
         made.rename(out)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return digest.of_weights(out)
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What an evaluation of a model came to: one row a metric, the marks behind them, and what was asked."""
+
+    items: str
+    """As the job names them."""
+    rows: list[dict[str, Any]]
+    marks: Marks
+    asked: dict[str, Any]
 
 
 def evaluate(model: Path, job: Job, folder: Path) -> list[dict[str, Any]]:
     """Grade a model folder on a file of items: one row a metric."""
-    component = job.component("evaluations", job.where).resolved(folder)
-    component = located(component, lambda given: str(assets.path(given, folder)))
-    if (reader := getattr(component, "reader", None)) is not None:
-        component = component.model_copy(update={"reader": str(assets.path(reader, folder))})
+    [graded] = evaluate_all(model, [job], folder)
+    return graded.rows
+
+
+def evaluate_all(model: Path, jobs: Sequence[Job], folder: Path) -> list[Graded]:
+    """Grade a model folder, which is loaded once, on the items of each job. What is wrong with any is told first."""
     from ..engine import models
     from ..engine.folders import check_folder
     from ..engine.prompts import check_chat
 
     check_folder(model)
-    wrap = _attacked(model, job)
-    check_chat(model, wrap)
-    items = read_any_items(assets.path(component.items, folder), where=f"{job.where}, items")
+    asked = []
+    for job in jobs:
+        component, items = _asked(job, folder)
+        wrap = _attacked(model, job)
+        check_chat(model, wrap)
+        asked.append((job, component, items, wrap))
+    subject, weights = models.load(model), digest.of_weights(model)
+    return [
+        _graded(job, component, items, replace(subject, wrap=wrap), weights, folder)
+        for job, component, items, wrap in asked
+    ]
+
+
+def _asked(job: Job, folder: Path) -> tuple[Any, pa.Table]:
+    """An evaluation that knows where its files are, and the items that it asks."""
+    component = job.component("evaluations", job.where).resolved(folder)
+    component = located(component, lambda given: str(assets.path(given, folder)))
+    if (reader := getattr(component, "reader", None)) is not None:
+        component = component.model_copy(update={"reader": str(assets.path(reader, folder))})
+    return component, read_any_items(assets.path(component.items, folder), where=f"{job.where}, items")
+
+
+def _graded(job: Job, component: Any, items: pa.Table, subject: Subject, weights: str, folder: Path) -> Graded:
+    from ..engine.prompts import resolved
+    from ..engine.remembering import kept
+
     role: Role | None = component.role or (items["role"][0].as_py() if "role" in items.column_names else None)
     place = {"evaluation": job.use, "role": role, "items": component.items}
-    place |= {} if wrap == Wrap() else {"wrap": wrap.changed()}
-    weights = {"weights": digest.of_weights(model)}
-    return [place | summary | weights for summary in by_metric(component.grade(models.load(model, wrap), items))]
+    place |= {} if subject.wrap == Wrap() else {"wrap": subject.wrap.changed()}
+    place |= {"chat": resolved(subject)} if subject.wrap.chat else {}
+    place |= {"subjects": told} if (told := subjects_of(items)) else {}
+    after = {"weights": weights, "versions": versions()}
+    store = kept(home() / "scores", subject.model, weights=weights)
+    with _learned(component) as (prepared, judge), store:
+        found = prepared.grade(subject, items)
+    place |= {} if judge is None else {"judge": judge}
+    by_name = component.items.startswith(assets.PREFIX)
+    again = component.items if by_name else str(assets.path(component.items, folder).resolve())
+    asked = {"use": job.use, **component.changed(), "items": again}
+    return Graded(component.items, [place | summary | after for summary in by_metric(found)], found, asked)
+
+
+@contextlib.contextmanager
+def _learned(component: Any) -> Iterator[tuple[Any, dict[str, Any] | None]]:
+    """An evaluation with what it learns once, and how good that is. `agreement` is None where it is not known."""
+    if not hasattr(component, "prepare"):
+        yield component, None
+        return
+    unknown = {"agreement": None} if hasattr(component, "scorer") or hasattr(component, "judge") else None
+    if component.fitted is not None or not named(component):
+        yield component, unknown
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        told = component.prepare(Path(folder))
+        yield component.model_copy(update={"fitted": folder}), None if unknown is None else unknown | told
+
+
+def write_evaluation(out: Path, model: Path, jobs: Sequence[Job], graded: Sequence[Graded]) -> None:
+    """An evaluation's folder, in the shapes of a run folder: `results.jsonl`, `marks/`, and what was asked.
+
+    It is written whole or not at all.
+    """
+    arm = re.sub(r"[^\w.-]+", "_", model.resolve().name)
+    tested = {"arm": arm, "attack": None, "attack_settings": {}, "budget": Spent().plain()}
+    rows = [
+        tested | row | {"seed": job.seed, "attack_seed": None}
+        for job, one in zip(jobs, graded, strict=True)
+        for row in one.rows
+    ]
+    marks = pa.concat_tables(_placed(one, arm, job.seed) for job, one in zip(jobs, graded, strict=True))
+    shared = {name: getattr(jobs[0], name).changed() for name in ("wrap", "compute")} | {"seed": jobs[0].seed}
+    asked = {name: value for name, value in shared.items() if value} | {"evaluations": [one.asked for one in graded]}
+    with _made(out) as folder:
+        write_documents(marks, folder / "marks" / f"{arm}.parquet")
+        write_atomically(folder / ASKED, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+        write_atomically(folder / "results.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def _placed(graded: Graded, arm: str, seed: int) -> pa.Table:
+    """Marks with the columns that tell where they belong, as in a run folder."""
+    table = graded.marks
+    place = {"arm": arm, "attack": None, "attack_settings": "{}", "budget": "{}"}
+    place |= {"evaluation": graded.asked["use"], "items": graded.items}
+    for name, value in place.items():
+        table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
+    for name, number in (("seed", seed), ("attack_seed", None)):
+        table = table.append_column(name, pa.array([number] * table.num_rows, pa.int64()))
+    return table
 
 
 def _attacked(model: Path, job: Job) -> Wrap:

@@ -42,7 +42,7 @@ from ..corpus import pools
 from ..corpus.deciding import decisions
 from ..corpus.masking import Part, masks
 from ..corpus.policy import Fitted, names_of
-from ..corpus.world import World, from_files, role_of, split
+from ..corpus.world import World, from_files, role_of, split, subjects_of
 from ..corpus.writing import write_documents
 from ..engine import memory, parallel
 from ..engine.rig import Progress, Rig
@@ -309,11 +309,26 @@ class Bench:
         """Marks; none at all of a subject that could not be made."""
         component, barred = self._evaluation(step), self._barred(step)
         items = self._items(step, component.items)
-        graded = marks([]) if barred else component.grade(self._subject(step.inputs["subject"]), items)
+        subject = None if barred else self._subject(step.inputs["subject"])
+        graded = marks([]) if subject is None else self._graded(step, component, subject, items)
         write_documents(graded, folder / "marks.parquet")
         role = component.role or role_of(items, component.items)
         measured = {"role": role} | ({BARRED: barred} if barred else {})
+        measured |= {"subjects": told} if (told := subjects_of(items)) else {}
+        if subject is not None and subject.wrap.chat:
+            measured["template"] = _chat(subject)["chat"]["template"]
         return Done({"marks.parquet": digest.of_file(folder / "marks.parquet")}, Spent(), measured)
+
+    def _graded(self, step: Step, component: Any, subject: Subject, items: pa.Table) -> pa.Table:
+        """Marks. What the subject says is kept until the step is finished: after a kill only the rest is asked."""
+        from ..engine.remembering import kept
+
+        record = self.store.record(step.inputs["subject"].identity)
+        weights = record.outputs.get("weights") if record is not None else None
+        if weights is None:
+            return component.grade(subject, items)
+        with kept(self.store.unfinished(step.identity), subject.model, weights=weights):
+            return component.grade(subject, items)
 
     # -- what the kinds share -------------------------------------------------------------------------------------
 
