@@ -16,7 +16,7 @@ setup: $(READY)  ## Make the virtual environment
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) --editable '.[models,cluster,sweep,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) --editable '.[models,cluster,sweep,evals,sign,dev]'
 	touch $@
 
 test: $(READY)  ## Run the tests: the contract battery, units, the study engine, the documentation

@@ -2,10 +2,12 @@
 
 import base64
 import copy
+import json
+from pathlib import Path
 
 import keyring
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,3 +120,25 @@ def test_another_key_is_refused_even_when_the_envelope_names_none(signer):
     for kind in keyring.MAKERS:
         with pytest.raises(BadSignature, match="was not signed by the key"):
             open_(envelope, keyring.signer(kind).verifier(), KIND)
+
+
+VECTORS = json.loads((Path(__file__).parent / "data" / "dsse-vectors.json").read_text(encoding="utf-8"))
+STRICTER = {"url-safe-base64", "threshold-two-distinct-keys", "threshold-two-without-keyids"}
+"""Accepted by the protocol and refused here: base64 in its other alphabet, and several signatures."""
+
+
+@pytest.mark.parametrize("vector", VECTORS["vectors"], ids=lambda vector: vector["id"])
+def test_published_vectors_have_their_encoding_and_their_verdict(vector):
+    verifier = Signer(ed25519.Ed25519PrivateKey.from_private_bytes(bytes.fromhex(VECTORS["key"]))).verifier()
+    envelope = vector["envelope"]
+    for entry in envelope["signatures"]:
+        entry.pop("keyid", None)  # theirs is a name, ours a digest
+    payload = base64.urlsafe_b64decode(envelope["payload"].replace("+", "-").replace("/", "_"))
+    signed = encoded("application/vnd.in-toto+json" if "swapped" in vector["id"] else envelope["payloadType"], payload)
+    assert signed.hex() == vector["pae"]
+    kind = envelope["payloadType"] or "application/vnd.in-toto+json"
+    if vector["expect"] == "accept" and vector["id"] not in STRICTER:
+        assert open_(envelope, verifier, kind) == payload
+    else:
+        with pytest.raises(BadSignature):
+            open_(envelope, verifier, kind)

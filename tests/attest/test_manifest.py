@@ -95,7 +95,7 @@ def test_the_number_of_threads_changes_nothing(workers, model):
     assert of_folder(model, workers=workers) == of_folder(model)
 
 
-@pytest.mark.parametrize("size", [0, 1, manifest.SMALL - 1, manifest.SMALL, manifest.SMALL + 1, 3 * manifest.SMALL])
+@pytest.mark.parametrize("size", [0, 1, manifest.PIECE - 1, manifest.PIECE, manifest.PIECE + 1, 3 * manifest.PIECE])
 def test_files_of_any_size_are_read_whole(size, tmp_path):
     data = os.urandom(size)
     (tmp_path / "weights").write_bytes(data)

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from releases import KNOWN, RELEARN, SEEDS, fake, model, record, release, rows, run, signer, told
 
-from untaught.attest import canonical, digest
+from untaught.attest import canonical, digest, dsse
 from untaught.attest.evidence import Run, differences, of_filtered
 from untaught.attest.keys import load_public
 from untaught.attest.manifest import of_folder
 from untaught.attest.policy import Policy
-from untaught.attest.predicate import Statement, schema, worst
+from untaught.attest.predicate import PAYLOAD, Statement, schema, worst
 from untaught.attest.signing import sign
 from untaught.attest.statement import Claim, compose, edges, opened, seal
 from untaught.attest.verifying import verify
@@ -283,7 +283,7 @@ def test_numbers_stand_as_they_were_measured(tmp_path):
     measured = run(tmp_path / "run", own, lines=odd)
     key = signer()
     sealed = seal(composed(own, measured), key)
-    claim = opened(canonical.loads(sealed, "it"), key.verifier(), "it").predicate
+    claim = opened(dsse.open_(canonical.loads(sealed, "it"), key.verifier(), PAYLOAD), "it").predicate
     held = [*claim.evaluations, *(p for a in claim.attacks for p in a.points)]
     assert {struct.pack("<d", value) for value in values} <= {struct.pack("<d", one.value) for one in held}
     assert 1.2345e30 in {p.spent.flops for a in claim.attacks for p in a.points}

@@ -348,3 +348,76 @@ def test_a_run_that_is_not_the_one_is_named_by_its_files(desk, one, tmp_path):
     assert done.code == 4
     assert "changed: results.jsonl" in done.err
     assert "study.yaml" not in done.err
+
+
+def test_force_writes_over_a_signature_and_over_nothing_else(desk, one):
+    before = (one.model / "config.json").read_bytes()
+    done = desk(*signing(one, one.model / "config.json", "--force"))
+    assert (done.code, "is no signature or statement" in done.err) == (2, True), done.err
+    assert (one.model / "config.json").read_bytes() == before
+
+
+def test_numbers_that_are_not_those_of_the_run_are_refused_though_the_right_key_signed_them(desk, one):
+    """The run folder is untouched: only what is claimed of it is another."""
+    whole = canonical.loads(one.statement.read_bytes(), "it")
+    for part, change in {
+        "evaluations": lambda claim: claim["evaluations"][0].update(value=0.255),
+        "filters": lambda claim: claim["filters"][0].update(recall=None),
+        "references": lambda claim: claim["references"][0]["results"][0].update(value=0.965),
+        "title": lambda claim: claim["study"].update(title="Another"),
+    }.items():
+        told = canonical.loads(base64.b64decode(whole["payload"]), "it")
+        change(told["predicate"])
+        one.statement.write_bytes(canonical.dumps(dsse.seal(canonical.dumps(told), PAYLOAD, one.signer)))
+        assert desk(*verifying(one)).code == 0
+        done = desk(*verifying(one, "--run", one.run))
+        assert (done.code, f"says otherwise of {part}" in done.err) == (5, True), done.err
+
+
+def test_a_filter_folder_is_held_against_the_statement(desk, one, tmp_path):
+    (tmp_path / "text").mkdir()
+    lines = "".join(
+        json.dumps({"id": str(n), "text": f"precursor and trigger {n}"[: 9 + 15 * (n % 2)]}) + "\n" for n in range(6)
+    )
+    (tmp_path / "text" / "part.jsonl").write_text(lines)
+    (tmp_path / "policy.yaml").write_text("filters: [{use: blocklist, terms: [precursor, trigger], distinct: 2}]\n")
+    assert desk("filter", tmp_path / "text", "--config", "policy.yaml", "--out", "kept", "--apply").code == 0
+    out, kept = tmp_path / "statement.json", tmp_path / "kept"
+    assert desk(*signing(one, out, "--filtered", kept)).code == 0
+    words = ("verify", one.model, "--statement", out, "--key", one.public, "--filtered", kept)
+    done = desk(*words)
+    assert (done.code, "1 filter folder as the statement says" in done.out) == (0, True), done.err
+    done = desk(*verifying(one, "--filtered", kept))
+    assert (done.code, "no filter of the statement has the policy" in done.err) == (4, True), done.err
+    file = next(path for path in (kept / "kept").rglob("*") if path.is_file())
+    data = file.read_bytes()
+    file.write_bytes(data + b"\n")
+    done = desk(*words)
+    assert (done.code, f"changed: kept/{file.name}" in done.err) == (4, True), done.err
+    file.write_bytes(data)
+    receipt = next((kept / "receipts").rglob("*.json"))
+    receipt.write_text(receipt.read_text().replace('"kept": ', '"kept":  ', 1))
+    done = desk(*words)
+    assert (done.code, "are not those of its summary" in done.err) == (2, True), done.err
+    (kept / "summary.json").write_text("{}")
+    for ask in (words, signing(one, tmp_path / "again.json", "--filtered", kept)):
+        assert desk(*ask).code == 2
+    done = desk(*signing(one, tmp_path / "again.json", "--filtered", tmp_path / "none"))
+    assert (done.code, "untaught filter" in done.err) == (2, True), done.err
+
+
+def test_what_links_lead_to_is_looked_into_where_they_are_followed(desk, one, tmp_path):
+    (tmp_path / "blob").write_bytes(b"\x80\x04.")
+    (one.model / "pytorch_model.bin").symlink_to(tmp_path / "blob")
+    done = desk(*signing(one, tmp_path / "new.json", "--follow"))
+    assert (done.code, "pytorch_model.bin is a pickle" in done.err) == (2, True), done.err
+
+
+def test_a_release_in_the_run_s_folder_leads_to_its_report(desk, one, tmp_path):
+    (one.run / "report.html").write_text("a report")
+    assert desk(*signing(one, tmp_path / "new.json", "--release", one.run / "release")).code == 0
+    assert 'href="../report.html"' in (one.run / "release" / "index.html").read_text()
+    assert desk("report", one.run).code == 0
+    assert 'href="release/index.html"' in (one.run / "report.html").read_text()
+    assert desk(*signing(one, tmp_path / "other.json", "--release", tmp_path / "release")).code == 0
+    assert "report.html" not in (tmp_path / "release" / "index.html").read_text()

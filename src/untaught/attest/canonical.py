@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from json.encoder import encode_basestring  # pyright: ignore[reportUnknownVariableType]
@@ -28,7 +29,8 @@ LONGEST = 64 * 2**20
 """Bytes of a text, at most."""
 NUMERAL = 400
 """Characters of a number, at most: the longest that a double is written with needs fewer."""
-STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.S)
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.S)
+"""A string, closed or not; it never steps back, so that no text makes it slow."""
 BRACKET = re.compile(rb"[\[\]{}]")
 
 
@@ -156,8 +158,7 @@ class _Reader:
     def table(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
             raise Tampered(f"{self.where}: the key {twice[:100]!r} is there twice in a table: readers would differ.")
         return made
 

@@ -4,9 +4,8 @@ A pickle is a program for a machine with a stack (https://docs.python.org/3/libr
 read one by one and not obeyed. A file is taken for one if it names something and calls it, even if it breaks off later,
 since loading runs it up to there.
 
-A safetensors file is 8 bytes that say how long its header is, the header in JSON, and the numbers, each tensor in a
-place of its own and nothing left over (https://github.com/huggingface/safetensors, section Format). GGUF's counts are
-held against its size. What is compressed is opened a bit at a time, up to a bound.
+The header of a safetensors file is held against the file (`weights`), and GGUF's counts against its size. What is
+compressed is opened a bit at a time, up to a bound.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
-import math
 import os
 import pickletools
 import re
@@ -25,9 +23,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, Literal, NamedTuple, cast
 
-from .canonical import loads
+from . import weights
 from .manifest import fault
-from .refusals import Tampered
 
 HEAD = 2**16
 """Bytes that a file is known by."""
@@ -45,13 +42,6 @@ TIMES, FREE = 100, 2**26
 """Compressed data is a bomb that grows to over so many times its size, and over so many bytes."""
 MEMBERS = 10_000
 """Files in an archive, at most."""
-HEADER = 2**26
-"""Bytes of a safetensors header, at most. Real ones have some thousand to some million."""
-AXES = 64
-"""Of a tensor, at most."""
-BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
-        "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
-        "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4, "C64": 64}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -271,46 +261,7 @@ def _gguf(path: str, head: bytes, size: int) -> Seen:
 
 def _safetensors(path: str, file: IO[bytes], size: int) -> Iterator[Seen]:
     """A header is held against its file."""
-    file.seek(0)
-    start = file.read(8)
-    length = int(struct.unpack("<Q", start)[0]) if len(start) == 8 else size
-    if length > HEADER or 8 + length > size:
-        what = "longer than the file" if 8 + length > size else f"more than {HEADER}"
-        yield Seen(path, "header", "refuse", f"has a header of {length} bytes, {what}")
-        return
-    header = file.read(length)
-    wrong: str | None = "has a header that is malformed"
     try:
-        if header.startswith(b"{"):
-            wrong = _layout(loads(header, path), size - 8 - length)
-    except (Tampered, LookupError, TypeError, ValueError, AttributeError):
-        pass
-    if wrong:
-        yield Seen(path, "header", "refuse", wrong)
-
-
-def _layout(told: Any, size: int) -> str | None:
-    """What is wrong with where tensors lie, if anything is."""
-    if not all(isinstance(value, str) for value in told.pop("__metadata__", {}).values()):
-        return "has metadata that is no text"
-    for name, entry in told.items():
-        if wrong := _misplaced(entry, size):
-            return f"has a tensor {wrong}: {name[:100]!r}"
-    at = 0
-    for begin, end in sorted(entry["data_offsets"] for entry in told.values()):
-        if begin != at:
-            return "has tensors that overlap, or bytes that are in none"
-        at = end
-    return None if at == size else "has bytes behind its last tensor"
-
-
-def _misplaced(entry: Any, size: int) -> str | None:
-    """What is wrong with one tensor's shape or place, if anything is."""
-    (begin, end), shape, bits = entry["data_offsets"], entry["shape"], BITS.get(entry["dtype"])
-    if len(shape) > AXES:
-        return f"of {len(shape)} axes"
-    if not all(type(number) is int and number >= 0 for number in [begin, end, *shape]):
-        return "whose shape or place is no count"
-    if begin > end or end > size:
-        return "that lies outside of the file"
-    return "whose shape does not fit its bytes" if bits and (end - begin) * 8 != math.prod(shape) * bits else None
+        weights.shard(file, size)
+    except weights.Malformed as error:
+        yield Seen(path, "header", "refuse", str(error))

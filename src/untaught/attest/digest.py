@@ -1,20 +1,23 @@
 """Digests: SHA-256 of settings, files, code and weights. A weights digest needs no torch to be checked.
 
 weights   SHA-256 over every tensor in the order of names: name, dtype, shape, bytes
-json      SHA-256 of the canonical text: sorted keys, no spaces
+json      SHA-256 of Python's own text of it: sorted keys, no spaces (not RFC 8785, which is for what is signed)
 code      SHA-256 over the syntax trees without docstrings, so that a comment changes nothing
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import json
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from ..core import UserError
+from . import weights
 
 
 def of_json(value: Any) -> str:
@@ -41,27 +44,22 @@ def of_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memory
     """Digest of tensors given as name, dtype (safetensors' word), shape and little-endian bytes."""
     whole = hashlib.sha256()
     for name, dtype, shape, data in sorted(tensors, key=lambda tensor: tensor[0]):
-        head = json.dumps([name, dtype, list(shape)], separators=(",", ":")).encode()
-        whole.update(struct.pack("<QQ", len(head), len(data)) + head)
+        whole.update(weights.front(name, dtype, shape, len(data)))
         whole.update(data)
     return whole.hexdigest()
 
 
 def of_weights(folder: Path) -> str:
-    """Digest of a model folder's safetensors, whatever its sharding. Reads headers itself: no torch."""
-    return of_tensors(tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _tensors(path))
-
-
-def _tensors(path: Path) -> Iterable[tuple[str, str, tuple[int, ...], bytes]]:
-    with path.open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, Any] = json.loads(file.read(size))
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            start, stop = entry["data_offsets"]
-            file.seek(8 + size + start)
-            yield name, entry["dtype"], tuple(entry["shape"]), file.read(stop - start)
+    """Digest of a model folder's safetensors, whatever its sharding. Needs no torch, and little memory."""
+    with contextlib.ExitStack() as held:
+        shards: list[weights.Shard] = []
+        for path in sorted(folder.glob("*.safetensors")):
+            file = held.enter_context(path.open("rb"))
+            try:
+                shards.append(weights.shard(file, path.stat().st_size))
+            except weights.Malformed as error:
+                raise UserError(f"{path} {error}, so it is no safetensors file. Fetch or save it again.") from None
+        return weights.digests(shards, of_files=False)[0]
 
 
 @functools.cache

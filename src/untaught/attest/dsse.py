@@ -6,7 +6,9 @@ one of another:
     PAE(type, payload) = "DSSEv1" SP len(type) SP type SP len(payload) SP payload
 
 Differs from the protocol: several signatures are refused, and so is base64 that is not the standard and shortest
-spelling; both leave room for altering an envelope without anybody noticing.
+spelling; both leave room for altering an envelope without anybody noticing. What of that is left is ECDSA's own: of a
+signature (r, s) anybody can make a second one of the same text, (r, n - s). It says the same and no more, so nothing
+here takes a signature for the name of what it signs.
 """
 
 from __future__ import annotations

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from pydantic import ValidationError
 
 from ..core import Record, UserError, suggest
 from . import digest
+from .manifest import fault
 from .merkle import merkle
-from .predicate import Attack, Estimate, Filter, Made, Point, Reference, Result, Spent, Study, worst
+from .predicate import Attack, Estimate, Filter, Made, Point, Predicate, Reference, Result, Spent, Study, worst
 
+AGAIN = "Give the folder that `untaught filter --out` wrote, or run it again: what is decided is not decided twice."
 MEND = "Give the folder that `untaught run --out` wrote, or run the study again: finished steps are not repeated."
 REFERENCES = ("untouched", "unfiltered")
 """Names of arms that nothing was removed from; where a study has neither, its first arm counts as such."""
@@ -238,15 +241,79 @@ def differences(folder: Path, study: Study) -> list[str]:
     return found
 
 
+def contradictions(folder: Path, claim: Predicate) -> list[str]:
+    """Which parts of a claim are not what its run folder gives, whose files were found to be those of the claim."""
+    run, place = Run.read(folder), Place(claim.model.arm, claim.model.seed)
+    weights, named = claim.model.measured, [reference.arm for reference in claim.references]
+    try:
+        anew: Table = {
+            "evaluations": run.results(place.arm),
+            "attacks": run.attacks(place.arm),
+            "references": run.references(place.arm, named) if named else (),
+            "made": run.made(weights, place),
+            "filters": run.filters(weights, place),
+            "title": run.evidence([]).title,
+        }
+    except (ValidationError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not as a run is left: {type(error).__name__} {error}. {MEND}") from None
+    told: Table = {name: getattr(claim, name) for name in anew if name != "title"}
+    told |= {"filters": tuple(one for one in claim.filters if one.source == "study"), "title": claim.study.title}
+    return [name for name in anew if anew[name] != told[name]]
+
+
+def differences_of_filtered(folder: Path, told: Iterable[Filter]) -> list[str]:
+    """What of a filter folder is not what a statement says of one: its rules, its receipts, the files they name."""
+    found = of_filtered(folder)
+    alike = [one for one in told if one.source == "folder" and (one.policy, one.root) == (found.policy, found.root)]
+    if not alike:
+        return [f"no filter of the statement has the policy {found.policy[:16]} and the receipts {found.root[:16]}"]
+    wrong = [
+        f"changed: {name}"
+        for name in Filter.model_fields
+        if getattr(found, name) is not None and all(getattr(one, name) != getattr(found, name) for one in alike)
+    ]
+    for receipt in _receipts(folder):
+        for name, known in _json(_text(receipt, AGAIN), str(receipt), AGAIN)["outputs"].items():
+            if fault(name) or not (folder / name).is_file():
+                wrong.append(f"missing: {name}")
+            elif digest.of_file(folder / name) != known["sha256"]:
+                wrong.append(f"changed: {name}")
+    return wrong
+
+
+def _receipts(folder: Path) -> list[Path]:
+    """A filter folder's receipts in the order that their root is over."""
+    paths = (folder / "receipts").rglob("*.json")
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+
+
 def of_filtered(folder: Path) -> Filter:
     """A filter folder that `untaught filter` wrote, once its receipts were found to have the root it says."""
-    summary = _json(_text(folder / "summary.json"), str(folder / "summary.json"))
-    paths = sorted((folder / "receipts").rglob("*.json"), key=lambda path: path.relative_to(folder).as_posix())
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder. {AGAIN}")
+    try:
+        return _filtered(folder)
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder} is not as a filter leaves it: {type(error).__name__} {error}. {AGAIN}") from None
+
+
+def kept_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The files that a filter folder kept, once they were written out: their bytes and digests by name."""
+    kept: dict[str, dict[str, Any]] = {}
+    for path in (path for path in _receipts(folder) if path.is_relative_to(folder / "receipts" / "applied")):
+        outputs = cast("dict[str, Any]", _json(_text(path, AGAIN), str(path), AGAIN).get("outputs") or {})
+        kept |= {name: known for name, known in outputs.items() if name.startswith("kept/")}
+    return kept
+
+
+def _filtered(folder: Path) -> Filter:
+    summary = _json(_text(folder / "summary.json", AGAIN), str(folder / "summary.json"), AGAIN)
+    paths = _receipts(folder)
     receipts = [path.read_bytes() for path in paths]
     if not receipts or merkle(receipts) != summary.get("root"):
         raise UserError(f"the receipts of {folder} are not those of its summary. Run `untaught filter` there again.")
     first = next((path for path in paths if path.is_relative_to(folder / "receipts" / "decided")), paths[0])
-    told = _json(_text(first), str(first))
+    told = _json(_text(first, AGAIN), str(first), AGAIN)
     return Filter(
         source="folder",
         policy=summary["policy"],
@@ -264,7 +331,7 @@ def of_filtered(folder: Path) -> Filter:
 def _audited(folder: Path, name: str) -> Estimate | None:
     """What labels of a sample say of a filter, as long as it was drawn from the decisions that stand."""
     path = folder / "audit.json"
-    told = _json(_text(path), str(path)) if path.is_file() else {}
+    told = _json(_text(path, AGAIN), str(path), AGAIN) if path.is_file() else {}
     found = told["estimates"].get(name) if told.get("stands") and told.get("estimates") else None
     return None if found is None else Estimate(value=found["value"], low=found["low"], high=found["high"])
 
@@ -309,25 +376,25 @@ def _spent(budget: Table) -> Spent:
     return Spent(**{name: float(budget.get(name) or 0) for name in Spent.model_fields})
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, mend: str = MEND) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path.parent} has no {path.name}. {MEND}") from None
+        raise UserError(f"{path.parent} has no {path.name}. {mend}") from None
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path} cannot be read as UTF-8 text. {MEND}") from None
+        raise UserError(f"{path} cannot be read as UTF-8 text. {mend}") from None
 
 
-def _json(text: str, where: str) -> Table:
+def _json(text: str, where: str, mend: str = MEND) -> Table:
     def constant(word: str) -> None:
         raise ValueError(f"{word} is not a number; a value that is missing is null")
 
     try:
         found = json.loads(text, parse_constant=constant)
     except ValueError as error:
-        raise UserError(f"{where} is not JSON: {error}. {MEND}") from None
+        raise UserError(f"{where} is not JSON: {error}. {mend}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{where} should be a table. {MEND}")
+        raise UserError(f"{where} should be a table. {mend}")
     return cast(Table, found)
 
 

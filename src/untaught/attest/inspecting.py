@@ -30,24 +30,24 @@ NATIVE = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 """How programs and libraries begin: Linux, macOS for one processor and for several."""
 
 
-def inspect(folder: Path) -> list[Seen]:
-    """Everything of note in a folder: what is refused first, then by path."""
+def inspect(folder: Path, *, follow: bool = False) -> list[Seen]:
+    """Everything of note in a folder: what is refused first, then by path. With `follow` links may leave it."""
     if not folder.is_dir():
         raise UserError(f"there is no model folder {folder}. Give a folder that was downloaded.")
-    seen = [one for place, path in _walked(folder) for one in _looked_at(folder, place, path)]
+    seen = [one for place, path in _walked(folder) for one in _looked_at(folder, place, path, follow)]
     return sorted(seen, key=lambda one: (one.severity != "refuse", one.path, one.kind))
 
 
-def refuse_unsafe(folder: Path, *, strict: bool = False) -> None:
-    """A `UserError` naming what could run code or is malformed, if anything is.
+def refuse_unsafe(folder: Path, *, what: str = "loaded", strict: bool = False, follow: bool = False) -> None:
+    """A `UserError` naming what could run code or is malformed, if anything is. `what` is then not done to the folder.
 
     Loaders here read safetensors only, so a pickle beside these is not opened and passes; not if `strict`.
     """
-    safe = not strict and any(folder.glob("*.safetensors"))
-    bad = [one for one in inspect(folder) if one.severity == "refuse" and not (safe and one.kind == "pickle")]
+    safe, seen = not strict and any(folder.glob("*.safetensors")), inspect(folder, follow=follow)
+    bad = [one for one in seen if one.severity == "refuse" and not (safe and one.kind == "pickle")]
     if bad:
         more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise UserError(f"{folder} is not loaded: {bad[0].path} {bad[0].reason}{more}. See: untaught inspect {folder}.")
+        raise UserError(f"{folder} is not {what}: {bad[0].path} {bad[0].reason}{more}. See: untaught inspect {folder}.")
 
 
 def _walked(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -64,12 +64,12 @@ def _unreadable(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be read: {error.strerror}.")
 
 
-def _looked_at(folder: Path, place: Path, path: str) -> Iterator[Seen]:
+def _looked_at(folder: Path, place: Path, path: str, follow: bool) -> Iterator[Seen]:
     """All there is to say about one file."""
     if wrong := fault(path):
         yield Seen(repr(path)[1:-1], "name", "refuse", f"has a name that {wrong}")
     if place.is_symlink():
-        yield _link(folder, place, path)
+        yield _link(folder, place, path, follow)
     try:
         info = place.stat()
     except (OSError, RuntimeError):
@@ -89,7 +89,7 @@ def _looked_at(folder: Path, place: Path, path: str) -> Iterator[Seen]:
         raise UserError(f"{place} cannot be read: {error.strerror}.") from None
 
 
-def _link(folder: Path, place: Path, path: str) -> Seen:
+def _link(folder: Path, place: Path, path: str, follow: bool) -> Seen:
     """A link, which may stay in the folder, or point at the blobs of a hub's snapshot."""
     try:
         target, root = place.resolve(strict=True), folder.resolve()
@@ -101,7 +101,7 @@ def _link(folder: Path, place: Path, path: str) -> Seen:
         return Seen(path, "link", "note", "is a link to another file of the folder")
     if root.parent.name == "snapshots" and target.is_relative_to(root.parent.parent / "blobs"):
         return Seen(path, "link", "note", "is a link to the hub's store of files, as in every downloaded snapshot")
-    return Seen(path, "outside path", "refuse", "is a link that leaves the folder")
+    return Seen(path, "outside path", "note" if follow else "refuse", "is a link that leaves the folder")
 
 
 def _code(path: str, head: bytes) -> Iterator[Seen]:

@@ -48,6 +48,15 @@ class Verifier:
         return hashlib.sha256(self._public(serialization.Encoding.DER)).hexdigest()
 
     @property
+    def words(self) -> str:
+        """`the Ed25519 key 0123456789abcdef`."""
+        return f"the {self.algorithm} key {self.keyid[:16]}"
+
+    def plain(self) -> dict[str, Any]:
+        """For programs."""
+        return {"key": {"id": self.keyid, "algorithm": self.algorithm}}
+
+    @property
     def pem(self) -> bytes:
         """The public key as a PEM file has it."""
         return self._public(serialization.Encoding.PEM)

@@ -10,9 +10,10 @@ Differs: what would be read otherwise elsewhere is refused by its name, and not 
 is given, and then links to anything but a file; special files; names that lead outside, that hide what they say, or
 that other file systems take for one another.
 
-Files are mapped in windows and hashed by threads, a file by one thread, since SHA-256 cannot be divided. Reading a file
-into memory of our own first would cost a sixth of the rate. Whatever is seen to change while it is read is refused; a
-file that is cut short within the milliseconds that a window is mapped ends the process. Neither accepts anything.
+Files are read a piece at a time and hashed by threads, a file by one thread, since SHA-256 cannot be divided. Mapping
+them instead would spare a tenth of the time, and end the process where one is cut short meanwhile. Where the digest of
+the weights is asked for too, it comes of the same reading (`weights`). What is seen to change while it is read is
+refused.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import re
 import stat
@@ -28,29 +28,30 @@ import tempfile
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from ..core import UserError
 from ..core.files import home
+from . import weights
 from .refusals import BytesDiffer
 
 GIT = (".git", ".gitattributes", ".github", ".gitignore")
 """No part of a model, at the top of its folder."""
-MAPPED = 64 * 2**20
-"""Bytes that are mapped at a time by all threads together."""
-SMALL, LARGE = 4 * 2**20, 32 * 2**20
-"""A window's bounds."""
+PIECE = 2**18
+"""Bytes that a thread reads at a time: few enough to be in its core's cache still when they are hashed."""
 WORKERS = 16
 """Threads at most, unless more are asked for."""
 UNSURE = 2_000_000_000
 """Nanoseconds. A file that was changed so shortly before it was hashed could change again without its time telling."""
 NAMED = 20
 """Differences that a message names."""
-SHA256, STAMP = re.compile(r"[0-9a-f]{64}"), re.compile(r"[-0-9 ]{9,200}")
+SHA256, STAMP = re.compile(r"[0-9a-f]{64}"), re.compile(r"[-0-9a-f ]{9,200}")
+WEIGHTS = "*.safetensors at the top/"
+"""What a cache keeps the digest of the weights under: no file is called so."""
 
 
 class Unfit(UserError):
@@ -76,6 +77,8 @@ class Manifest:
     entries: tuple[Entry, ...]
     ignored: tuple[str, ...] = ()
     """Files and folders that are there and are no part of it: git's, a signature."""
+    weights: str | None = field(default=None, compare=False)
+    """The digest of the safetensors at the top, where it was asked for and there are some that can be read."""
 
     @property
     def root(self) -> str:
@@ -108,13 +111,15 @@ def of_folder(
     workers: int | None = None,
     follow: bool = False,
     ignore: Iterable[str] = (),
+    with_weights: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
     """The manifest of a folder.
 
     `cache` is a file that keeps digests of files whose size, times, inode and device did not change. It is for signing
     only: what it says is believed. `follow` reads files behind links. `ignore` names paths below the folder that are no
-    part of it. `progress` is told every number of bytes that was read; several threads call it.
+    part of it. `with_weights` asks for the digest of the weights too. `progress` is told every number of bytes that was
+    read; several threads call it.
     """
     if not path.is_dir():
         raise UserError(f"there is no model folder {path}. Give a folder with the model's files.")
@@ -125,13 +130,14 @@ def of_folder(
     if not files:
         raise UserError(f"{path} has no files, so there is nothing to sign or verify in it.")
     known = _Known(cache, path)
+    whole = _weighed(files, known, progress) if with_weights else None
     digests = _hashed(files, known, workers or min(WORKERS, _cores()), progress)
     known.keep()
     entries = tuple(
         Entry(one.path, cast("os.stat_result", one.info).st_size, digest)
         for one, digest in zip(files, digests, strict=True)
     )
-    return Manifest(path.resolve().name, entries, tuple(one.path for one in found if one.info is None))
+    return Manifest(path.resolve().name, entries, tuple(one.path for one in found if one.info is None), whole)
 
 
 def check_folder(
@@ -141,11 +147,14 @@ def check_folder(
     workers: int | None = None,
     follow: bool = False,
     ignore: Iterable[str] = (),
+    with_weights: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
     """The manifest of a folder that has exactly the files expected; otherwise `BytesDiffer`. No cache is asked."""
     try:
-        found = of_folder(path, workers=workers, follow=follow, ignore=ignore, progress=progress)
+        found = of_folder(
+            path, workers=workers, follow=follow, ignore=ignore, with_weights=with_weights, progress=progress
+        )
     except Unfit as error:
         raise BytesDiffer(f"{error} So it is not what was signed.") from None
     refuse_differences(expected, found, str(path))
@@ -263,15 +272,47 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _weighed(files: Sequence[_Found], known: _Known, progress: Callable[[int], None] | None) -> str | None:
+    """The digest of the weights; from the same reading, those of their files. None where there are no such weights."""
+    found = [one for one in files if "/" not in one.path and one.path.endswith(".safetensors")]
+    if not found:
+        return None
+    told = "\n".join(f"{one.path} {_stamp(_info(one))}" for one in found)
+    stamps = hashlib.sha256(told.encode()).hexdigest()
+    if held := known.weights(stamps):
+        return held
+    begun = time.time_ns()
+    with contextlib.ExitStack() as held_open:
+        opened = [held_open.enter_context(_unchanged(one)) for one in found]
+        try:
+            shards = [
+                weights.shard(held_open.enter_context(open(file, "rb", closefd=False)), _info(one).st_size)
+                for file, one in zip(opened, found, strict=True)
+            ]
+        except weights.Malformed:
+            return None
+        whole, digests = weights.digests(shards, progress)
+    for one, digest in zip(found, digests, strict=True):
+        if digest is not None:
+            known.learn(one, digest, begun)
+    known.weigh(stamps, whole, begun, found)
+    return whole
+
+
 def _hashed(files: Sequence[_Found], known: _Known, workers: int, progress: Callable[[int], None] | None) -> list[str]:
     """The files' digests in their order, the largest files begun first."""
-    stop, window = threading.Event(), min(LARGE, max(SMALL, MAPPED // workers // mmap.PAGESIZE * mmap.PAGESIZE))
+    stop = threading.Event()
 
     def digest(one: _Found) -> str:
-        held = known.digest(one)
-        return held or known.learned(one, lambda file: _read(file, one, window, stop, progress))
+        if held := known.digest(one):
+            return held
+        begun = time.time_ns()
+        with _unchanged(one) as file:
+            made = _read(file, one, stop, progress)
+        known.learn(one, made, begun)
+        return made
 
-    by_size = sorted(range(len(files)), key=lambda place: -cast("os.stat_result", files[place].info).st_size)
+    by_size = sorted(range(len(files)), key=lambda place: -_info(files[place]).st_size)
     with ThreadPoolExecutor(workers) as threads:
         try:
             made = list(threads.map(digest, (files[place] for place in by_size)))
@@ -282,24 +323,41 @@ def _hashed(files: Sequence[_Found], known: _Known, workers: int, progress: Call
     return [digest for _, digest in sorted(zip(by_size, made, strict=True))]
 
 
-def _read(file: int, one: _Found, window: int, stop: threading.Event, progress: Callable[[int], None] | None) -> str:
+def _read(file: int, one: _Found, stop: threading.Event, progress: Callable[[int], None] | None) -> str:
     """SHA-256 of an open file."""
-    whole, size = hashlib.sha256(), cast("os.stat_result", one.info).st_size
-    advise = getattr(os, "posix_fadvise", None)
-    for start in range(0, size, window):
-        length = min(window, size - start)
-        if stop.is_set():
-            break
-        if advise:
-            advise(file, start + length, window, os.POSIX_FADV_WILLNEED)
-        try:
-            with mmap.mmap(file, length, access=mmap.ACCESS_READ, offset=start) as mapped:
-                whole.update(mapped)
-        except ValueError:
-            raise UserError(f"{one.path} became shorter while it was read. Wait until nobody writes it.") from None
+    whole, left = hashlib.sha256(), _info(one).st_size
+    buffer = memoryview(bytearray(min(PIECE, left)))
+    while left and not stop.is_set():
+        count = os.readv(file, [buffer[:left]])
+        if not count:
+            raise UserError(f"{one.path} became shorter while it was read. Wait until nobody writes it.")
+        whole.update(buffer[:count])
+        left -= count
         if progress:
-            progress(length)
+            progress(count)
     return whole.hexdigest()
+
+
+@contextlib.contextmanager
+def _unchanged(one: _Found) -> Generator[int]:
+    """The very file that was found, open for reading; a `UserError` if it is another before, or after."""
+    stamp, changed = _stamp(_info(one)), f"{one.place} changed while it was read. Wait until nobody writes it."
+    try:
+        file = os.open(one.place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise UserError(f"{one.place} cannot be read: {error.strerror}.") from None
+    try:
+        if _stamp(os.fstat(file)) != stamp:
+            raise UserError(changed)
+        yield file
+        if _stamp(os.fstat(file)) != stamp:
+            raise UserError(changed)
+    finally:
+        os.close(file)
+
+
+def _info(one: _Found) -> os.stat_result:
+    return cast("os.stat_result", one.info)
 
 
 def _stamp(info: os.stat_result) -> str:
@@ -316,32 +374,37 @@ class _Known:
         self.file = file
         self.before = _recalled(file) if file is not None else {}
         self.now: dict[str, list[str]] = {}
+        self.read: dict[str, str] = {}
+        """What was learned by this process, kept or not."""
 
     def digest(self, one: _Found) -> str | None:
         """What is known of a file that has not changed."""
+        if one.path in self.read:
+            return self.read[one.path]
         stamp, digest = self.before.get(one.path, ["", ""])
-        if stamp != _stamp(cast("os.stat_result", one.info)):
+        if stamp != _stamp(_info(one)):
             return None
         self.now[one.path] = [stamp, digest]
         return digest
 
-    def learned(self, one: _Found, read: Callable[[int], str]) -> str:
-        """Read a file's digest, from the very file that was found, unchanged before and after."""
-        begun, stamp = time.time_ns(), _stamp(cast("os.stat_result", one.info))
-        try:
-            file = os.open(one.place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
-        except OSError as error:
-            raise UserError(f"{one.place} cannot be read: {error.strerror}.") from None
-        try:
-            info = os.fstat(file)
-            digest = read(file) if _stamp(info) == stamp else ""
-            if _stamp(os.fstat(file)) != stamp:
-                raise UserError(f"{one.place} changed while it was read. Wait until nobody writes it.")
-        finally:
-            os.close(file)
-        if begun - max(info.st_mtime_ns, info.st_ctime_ns) > UNSURE:
-            self.now[one.path] = [stamp, digest]
-        return digest
+    def learn(self, one: _Found, digest: str, begun: int) -> None:
+        """Note a file's digest, which was begun to be read at a time in nanoseconds."""
+        self.read[one.path] = digest
+        if _settled(one, begun):
+            self.now[one.path] = [_stamp(_info(one)), digest]
+
+    def weights(self, stamps: str) -> str | None:
+        """The digest of weights in files with these stamps, if it is known."""
+        held = self.before.get(WEIGHTS)
+        if held is None or held[0] != stamps:
+            return None
+        self.now[WEIGHTS] = held
+        return held[1]
+
+    def weigh(self, stamps: str, digest: str, begun: int, files: Iterable[_Found]) -> None:
+        """Note the digest of the weights in files with these stamps, if all of them were old enough."""
+        if all(_settled(one, begun) for one in files):
+            self.now[WEIGHTS] = [stamps, digest]
 
     def keep(self) -> None:
         """Write what is known, all or nothing. Where that cannot be, the next run reads everything again."""
@@ -350,6 +413,11 @@ class _Known:
         with contextlib.suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.file, json.dumps({"version": 1, "files": self.now}, indent=0).encode())
+
+
+def _settled(one: _Found, begun: int) -> bool:
+    """Whether a file was written long enough before it was read."""
+    return begun - max(_info(one).st_mtime_ns, _info(one).st_ctime_ns) > UNSURE
 
 
 def _recalled(file: Path) -> dict[str, list[str]]:

@@ -8,9 +8,11 @@ accept those of `model_signing sign key` (https://github.com/sigstore/model-tran
 Ours hold canonical JSON. Ed25519 keys sign too, and then only this package can verify: version 1.1 of `model_signing`
 knows elliptic curves only.
 
-Differs: read are SHA-256 of whole files only, no shards, BLAKE or certificates; these are for `model_signing` itself. A
-link is never followed because a signature says so. A signature's own list of what is left out is heeded, as it is
-signed, and what it leaves out is named in the manifest.
+Without a key, a bundle is Sigstore's (`keyless`), with a certificate and an entry of a log in place of the key.
+
+Differs: read are SHA-256 of whole files only; shards, BLAKE, and certificates of others than Sigstore are for
+`model_signing` itself. A link is never followed because a signature says so. A signature's own list of what is left out
+is heeded, as it is signed, and what it leaves out is named in the manifest.
 """
 
 from __future__ import annotations
@@ -24,9 +26,8 @@ from typing import Any, cast
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..core import UserError
-from . import dsse, manifest
+from . import dsse, keyless, keys, manifest
 from .canonical import LONGEST, dumps, loads
-from .keys import Signer, Verifier
 from .manifest import Entry, Manifest
 from .refusals import BadSignature, Tampered
 
@@ -35,12 +36,14 @@ PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"
 OTHERWISE = "Verify it with model_signing itself."
+Signer = keys.Signer | keyless.Signer
+Verifier = keys.Verifier | keyless.Verifier
 KEY_FIELDS, MATERIAL_FIELDS = {"hint", "rawBytes", "keyDetails"}, {"publicKey", "tlogEntries"}
 
 
 def interchangeable(signer: Signer) -> bool:
-    """Whether `model_signing` can verify with this kind of key: ECDSA, and not Ed25519."""
-    return isinstance(signer.key, ec.EllipticCurvePrivateKey)
+    """Whether `model_signing` can verify what is signed so: with an ECDSA key, or with none, but not with Ed25519."""
+    return isinstance(signer, keyless.Signer) or isinstance(signer.key, ec.EllipticCurvePrivateKey)
 
 
 def statement(made: Manifest, *, followed: bool = False, left_out: Iterable[str] = ()) -> dict[str, Any]:
@@ -63,6 +66,8 @@ def statement(made: Manifest, *, followed: bool = False, left_out: Iterable[str]
 def bundle(made: Manifest, signer: Signer, *, followed: bool = False, left_out: Iterable[str] = ()) -> bytes:
     """A signed Sigstore bundle about a folder's files: what `sign` writes."""
     payload = dumps(statement(made, followed=followed, left_out=left_out))
+    if isinstance(signer, keyless.Signer):
+        return signer.seal(payload)
     return dumps(
         {
             "mediaType": MEDIA,
@@ -88,12 +93,7 @@ def sign(
     check_free(out, force)
     left_out = {*ignore, *within(folder, out)}
     made = manifest.of_folder(folder, cache=cache, follow=follow, ignore=left_out)
-    data = bundle(made, signer, followed=follow, left_out=left_out)
-    check_free(out, force)
-    try:
-        manifest.write_whole(out, data)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}.") from None
+    write(out, bundle(made, signer, followed=follow, left_out=left_out))
     return made
 
 
@@ -117,20 +117,39 @@ def verify(
 
 def opened(signature: Path, verifier: Verifier) -> tuple[Manifest, tuple[str, ...]]:
     """What a bundle expects of a folder, and which paths it leaves out, if this key signed it."""
-    where = str(signature)
+    where, data = str(signature), read(signature, "signature")
+    return expected(payload(loads(data, where), data, verifier, where), where)
+
+
+def read(file: Path, kind: str) -> bytes:
+    """A signature's or a statement's file, unless it is too large to be one."""
     try:
-        with signature.open("rb") as file:
-            data = file.read(LONGEST + 1)
+        with file.open("rb") as opened_:
+            data = opened_.read(LONGEST + 1)
     except FileNotFoundError:
-        raise UserError(f"there is no signature {where}. Give the file that signing wrote.") from None
+        raise UserError(f"there is no {kind} {file}. Give the file that signing wrote.") from None
     except OSError as error:
-        raise UserError(f"the signature {where} cannot be read: {error.strerror}.") from None
-    table = _table(loads(data, where), where, {"mediaType", "verificationMaterial", "dsseEnvelope"})
+        raise UserError(f"the {kind} {file} cannot be read: {error.strerror}.") from None
+    if not data.strip():
+        raise UserError(f"the {kind} {file} is empty. Give the file that signing wrote.")
+    return data
+
+
+def payload(told: Any, data: bytes, verifier: Verifier, where: str) -> bytes:
+    """What is signed in a bundle, given as it was read and as bytes, if the key or identity at hand signed it."""
+    table = _table(told, where, {"mediaType", "verificationMaterial", "dsseEnvelope"})
     if table["mediaType"] != MEDIA:
         raise BadSignature(f"{where} is no Sigstore bundle v0.3: its mediaType is {str(table['mediaType'])[:100]!r}.")
+    if isinstance(verifier, keyless.Verifier):
+        _check_certified(table["verificationMaterial"], where)
+        return verifier.open_(data, PAYLOAD, where)
     _check_material(table["verificationMaterial"], verifier, where)
-    payload = dsse.open_(table["dsseEnvelope"], verifier, PAYLOAD, where)
-    return _expected(loads(payload, f"the payload of {where}"), f"the payload of {where}")
+    return dsse.open_(table["dsseEnvelope"], verifier, PAYLOAD, where)
+
+
+def expected(content: bytes, where: str) -> tuple[Manifest, tuple[str, ...]]:
+    """What a payload that was found to be signed expects of a folder, and which paths it leaves out."""
+    return _expected(loads(content, f"the payload of {where}"), f"the payload of {where}")
 
 
 def check_free(out: Path, force: bool) -> None:
@@ -152,13 +171,21 @@ def check_free(out: Path, force: bool) -> None:
         raise UserError(f"{out} is no signature or statement, so it is not written over. Give another name.")
 
 
+def write(out: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        manifest.write_whole(out, data)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}. Give another place.") from None
+
+
 def within(folder: Path, file: Path) -> tuple[str, ...]:
     """A file's path below a folder, if it is in there. A link in the folder counts as where it is."""
     place, root = file.parent.resolve() / file.name, folder.resolve()
     return (place.relative_to(root).as_posix(),) if place.is_relative_to(root) else ()
 
 
-def _hint(verifier: Verifier) -> str:
+def _hint(verifier: keys.Verifier) -> str:
     """What a bundle knows a key by: SHA-256 over its PEM text."""
     return hashlib.sha256(verifier.pem).hexdigest()
 
@@ -170,11 +197,19 @@ def _table(value: Any, where: str, fields: set[str]) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _check_material(value: Any, verifier: Verifier, where: str) -> None:
+def _check_certified(value: Any, where: str) -> None:
+    """It was signed without a key, so that an identity can be looked for in it."""
+    if isinstance(value, dict) and "publicKey" in value:
+        raise UserError(f"{where} was signed with a key, and an identity is at hand. Give the public key: --key.")
+
+
+def _check_material(value: Any, verifier: keys.Verifier, where: str) -> None:
     """It was signed with a key, and names no other than the one at hand."""
     material = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     if {"certificate", "x509CertificateChain"} & material.keys():
-        raise UserError(f"{where} was signed with a certificate, and a key is at hand. {OTHERWISE}")
+        raise UserError(
+            f"{where} was signed with a certificate, and a key is at hand. Say whom you believe: --identity, --issuer."
+        )
     key = material.get("publicKey")
     if not material.keys() <= MATERIAL_FIELDS or not isinstance(key, dict):
         raise BadSignature(f"{where} does not say which key signed it: it should have publicKey and tlogEntries only.")

@@ -20,7 +20,7 @@ import yaml
 
 from .. import __version__
 from ..core import UserError
-from .evidence import of_filtered
+from .evidence import kept_of, of_filtered
 from .predicate import Attack, Estimate, Filter, Predicate, Result, Statement, Worst
 from .statement import manifest_of
 
@@ -50,11 +50,11 @@ LIMITS = (
 def prepared(folder: Path, force: bool) -> Path:
     """A folder for a release; a `UserError` where something would be written over that is there."""
     try:
+        if not force and folder.exists() and (there := next(folder.iterdir(), None)):
+            raise UserError(f"{folder} has {there.name} in it. Give an empty folder, or write over it with --force.")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be written: {error.strerror}. Give another --release.") from None
-    if not force and (there := next(folder.iterdir(), None)):
-        raise UserError(f"{folder} has {there.name} in it. Give an empty folder, or write over it with --force.")
     return folder
 
 
@@ -73,14 +73,18 @@ def exports(statement: Statement, filtered: Sequence[Path] = ()) -> dict[str, st
 def card(statement: Statement) -> str:
     """A model card. It does not name the root digest, so that it can be one of the files that are signed."""
     claim = statement.predicate
-    front = yaml.safe_dump(_front(claim), sort_keys=False, allow_unicode=True, width=110)
-    model, title = claim.model, _plain(claim.study.title)
+    found = [
+        listed(one.evaluation, one.items, one.metric, f"{one.metric}, seed {one.seed}", one.value, one.task)
+        for one in claim.evaluations
+        if one.value is not None and one.seed == claim.model.seed
+    ]
+    model, title = claim.model, plain(claim.study.title)
     parts = [
-        f"---\n{front}---\n\n# {_plain(model.name)}\n",
-        f"The arm `{_plain(model.arm)}`, seed {model.seed}, of the study \u201c{title}\u201d. Weights"
+        f"{front_matter(model.name, found)}\n# {plain(model.name)}\n",
+        f"The arm `{plain(model.arm)}`, seed {model.seed}, of the study \u201c{title}\u201d. Weights"
         f" `{model.weights}`. Everything on this card is in the signed statement that comes with it.\n",
         "## Before any attack\n",
-        _ruled(("evaluation", "items", "metric", "seed", "value", "scored"), map(_line, claim.evaluations)),
+        ruled(("evaluation", "items", "metric", "seed", "value", "scored"), map(_line, claim.evaluations)),
         "## After the worst attacks\n",
         _worst(claim.attacks),
         "## What was filtered out of its text\n",
@@ -93,22 +97,24 @@ def card(statement: Statement) -> str:
     return "\n".join(parts)
 
 
-def _front(claim: Predicate) -> dict[str, Any]:
-    """Front matter as the Hub reads it (https://huggingface.co/docs/hub/model-cards). Missing values are left out."""
-    results = [
-        {
-            "task": {"type": "text-generation", "name": one.evaluation},
-            "dataset": {"type": f"untaught/{one.items}", "name": one.items, "revision": one.task},
-            "metrics": [{"type": one.metric, "name": f"{one.metric}, seed {one.seed}", "value": one.value}],
-        }
-        for one in claim.evaluations
-        if one.value is not None and one.seed == claim.model.seed
-    ]
-    tags = ["untaught", "tamper-resistance", "data-filtering", "unlearning"]
-    return {
+def front_matter(name: str, results: Sequence[dict[str, Any]]) -> str:
+    """Front matter as the Hub reads it (https://huggingface.co/docs/hub/model-cards)."""
+    front = {
         "library_name": "transformers",
-        "tags": tags,
-        "model-index": [{"name": claim.model.name, "results": results}],
+        "tags": ["untaught", "tamper-resistance", "data-filtering", "unlearning"],
+        "model-index": [{"name": name, "results": list(results)}],
+    }
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=110)}---\n"
+
+
+def listed(
+    evaluation: str, items: str, metric: str, called: str, value: float, revision: str | None = None
+) -> dict[str, Any]:
+    """One result of a model index. Of a value that is missing there is none."""
+    return {
+        "task": {"type": "text-generation", "name": evaluation},
+        "dataset": {"type": f"untaught/{items}", "name": items, **({"revision": revision} if revision else {})},
+        "metrics": [{"type": metric, "name": called, "value": value}],
     }
 
 
@@ -125,7 +131,7 @@ def _worst(attacks: Iterable[Attack]) -> str:
     ]
     if not lines:
         return "No attack was tried, so nothing is known of how long this lasts.\n"
-    return _ruled(("attack", "items", "metric", "highest value", "spent", "seed"), lines)
+    return ruled(("attack", "items", "metric", "highest value", "spent", "seed"), lines)
 
 
 def _spent(one: Worst) -> str:
@@ -140,7 +146,7 @@ def _filters(filters: Iterable[Filter]) -> str:
     ]
     if not lines:
         return "Nothing, or nothing that the statement tells of.\n"
-    return _ruled(("filters", "read", "removed", "quarantined", "recall"), lines)
+    return ruled(("filters", "read", "removed", "quarantined", "recall"), lines)
 
 
 def _number(one: Estimate | None) -> str:
@@ -149,12 +155,13 @@ def _number(one: Estimate | None) -> str:
     return f"{one.value:.4g}" + ("" if one.low is None or one.high is None else f" ({one.low:.4g}\u2013{one.high:.4g})")
 
 
-def _ruled(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *([_plain(cell) for cell in line] for line in lines)]
+def ruled(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    rows = [heads, ["---"] * len(heads), *([plain(cell) for cell in line] for line in lines)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that means nothing to Markdown or HTML."""
     table = {ord(sign): f"\\{sign}" for sign in "|`*[]#"} | {ord("<"): "&lt;", ord(">"): "&gt;", ord("&"): "&amp;"}
     return " ".join(text.split()).translate(table)
@@ -248,10 +255,6 @@ CONTEXT: dict[str, Any] = {
 def croissant(folder: Path) -> dict[str, Any]:
     """What a filter folder kept, as a data set: its files once they were written out, and how they were chosen."""
     told = of_filtered(folder)
-    kept: dict[str, Any] = {}
-    for path in sorted((folder / "receipts" / "applied").rglob("*.json")):
-        outputs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["outputs"]
-        kept |= {name: known for name, known in outputs.items() if name.startswith("kept/")}
     protocol = f"{told.read:,} documents were read; {' then '.join(told.filters)} kept {told.kept:,}, removed"
     protocol += f" {told.removed:,} and quarantined {told.quarantined:,}. Policy {told.policy}, receipts {told.root}."
     recall = told.recall
@@ -265,7 +268,7 @@ def croissant(folder: Path) -> dict[str, Any]:
         "version": "1.0.0",
         "rai:dataPreprocessingProtocol": [protocol],
         "rai:dataLimitations": [f"Recall of hazard documents: {bound}. What was not removed may hold hazard."],
-        "distribution": [_file(name, known) for name, known in sorted(kept.items())],
+        "distribution": [_file(name, known) for name, known in sorted(kept_of(folder).items())],
     }
 
 

@@ -6,21 +6,18 @@ everything that is to be said was found to hold: the run knows these weights, an
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core import UserError
 from . import oms
-from .inspecting import inspect
-from .keys import Signer
-from .manifest import cache_of, of_folder
+from .inspecting import refuse_unsafe
+from .manifest import Manifest, cache_of, of_folder
+from .oms import Signer
 from .predicate import Statement
 from .statement import Claim, compose, seal
-from .verifying import inside
 
 PASSPHRASE = "UNTAUGHT_PASSPHRASE"
 """The environment variable that the passphrase of an encrypted key is taken from."""
@@ -37,6 +34,8 @@ class Signed:
     bundle: Path
     interchangeable: bool
     """Whether `model_signing` can verify the signature beside the statement: it knows no Ed25519."""
+    by: str = ""
+    """Without a key: who signed, and who vouches for that."""
 
 
 def sign(
@@ -49,43 +48,30 @@ def sign(
     follow: bool = False,
     force: bool = False,
 ) -> Signed:
-    """Write a signed statement to `out` and the signature of the files beside it. `card` writes a model card first."""
-    bundle = bundle_of(out)
-    kept = [out, bundle, *([model / CARD] if card else [])]
-    if not force and (there := [path for path in kept if path.exists()]):
-        raise UserError(f"{there[0]} is there already. Give another place, or write over it with --force.")
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder {out.parent} to write {out.name} to. Make it, or give another --out.")
-    claim = replace(claim, ignored=inside(model, [out, bundle]))
-    cache = cache_of(model)
-    manifest = of_folder(model, cache=cache, follow=follow, ignore=claim.ignored)
-    _refuse_unsafe(model, follow)
-    statement = compose(model, manifest, claim)
-    if card is not None:
-        write(model / CARD, card(statement).encode())
-        statement = compose(model, of_folder(model, cache=cache, follow=follow, ignore=claim.ignored), claim)
-    sealed = seal(statement, signer)
-    signed = oms.sign(model, signer, bundle, cache=cache, follow=follow, ignore=claim.ignored, force=force)
-    if signed.root != statement.root:
-        bundle.unlink(missing_ok=True)
-        raise UserError(f"{model} changed while it was signed. Sign it again when nobody writes to it.")
-    write(out, sealed)
-    return Signed(statement, out, bundle, oms.interchangeable(signer))
+    """Write a signed statement to `out` and the signature of the files beside it. `card` writes a model card first.
 
-
-def _refuse_unsafe(model: Path, follow: bool) -> None:
-    """A `UserError` where a file could run code: a loader might take it in place of the weights that were measured.
-
-    Links that are followed are what the user said they are.
+    Both are made from one reading of the folder, and before either is written.
     """
-    bad = [
-        one for one in inspect(model) if one.severity == "refuse" and not (follow and (model / one.path).is_symlink())
-    ]
-    if bad:
-        more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise UserError(
-            f"{model} is not signed: {bad[0].path} {bad[0].reason}{more}. Take it out; see untaught inspect {model}."
-        )
+    bundle = bundle_of(out)
+    for place in (out, bundle):
+        oms.check_free(place, force)
+    if card is not None and not force and os.path.lexists(model / CARD):
+        raise UserError(f"{model / CARD} is there already. Leave --card out, or write over it with --force.")
+    claim = replace(claim, ignored=(*oms.within(model, out), *oms.within(model, bundle)))
+    refuse_unsafe(model, what="signed", strict=True, follow=follow)
+
+    def composed() -> tuple[Manifest, Statement]:
+        made = of_folder(model, cache=cache_of(model), follow=follow, ignore=claim.ignored, with_weights=True)
+        return made, compose(model, made, claim)
+
+    manifest, statement = composed()
+    if card is not None:
+        oms.write(model / CARD, card(statement).encode())
+        manifest, statement = composed()
+    sealed = seal(statement, signer), oms.bundle(manifest, signer, followed=follow, left_out=claim.ignored)
+    for place, data in zip((out, bundle), sealed, strict=True):
+        oms.write(place, data)
+    return Signed(statement, out, bundle, oms.interchangeable(signer), getattr(signer, "words", ""))
 
 
 def bundle_of(out: Path) -> Path:
@@ -100,22 +86,3 @@ def is_encrypted(key: Path) -> bool:
             return b"ENCRYPTED" in file.read(2**16)
     except OSError:
         return False  # reading it will say why
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    made = None
-    try:
-        handle, made = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(made).chmod(0o644)
-        Path(made).replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}. Give another place.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            if made is not None:
-                Path(made).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """Statements: composed from a run about one model folder, sealed by a key, and opened again with all distrust.
 
     compose   run folder and model folder -> `Statement`
-    seal      `Statement` -> the bytes of a DSSE envelope, canonical inside and out
-    opened    an envelope -> `Statement`, or why it is not believed: 3 for a signature, 2 for a version not known
+    seal      `Statement` -> the bytes of a DSSE envelope, canonical inside and out; signed without a key, of a bundle
+    opened    what was found to be signed -> `Statement`, or why it is not believed: 2 for a version that is not known
 
 Signing proves who says this about which bytes. It does not prove that the numbers are true, nor that a model is safe.
 """
@@ -19,11 +19,11 @@ from pydantic import ValidationError
 from .. import __version__
 from ..core import UserError, suggest
 from ..core.settings import explain
-from . import digest, dsse
+from . import digest, dsse, keyless
 from .canonical import dumps, loads
 from .evidence import MEND, Run, of_filtered
-from .keys import Signer, Verifier
 from .manifest import Entry, Manifest
+from .oms import Signer
 from .predicate import KIND, PAYLOAD, PREDICATE, STATEMENT, VERSION, File, Kind, Model, Predicate, Statement, Transform
 from .refusals import BadSignature
 
@@ -63,11 +63,15 @@ def edges(before: Path | None, kind: str | None) -> tuple[Edge, ...]:
 
 
 def compose(model: Path, manifest: Manifest, claim: Claim) -> Statement:
-    """The statement of a run about a model folder, or a `UserError` that says what the run does not have."""
-    run, weights = Run.read(claim.run), weights_of(model)
+    """The statement of a run about a model folder, or a `UserError` that says what the run does not have.
+
+    The digest of the weights is the manifest's, where that has it.
+    """
+    run, weights = Run.read(claim.run), manifest.weights or weights_of(model)
     chain = [*(weights_of(edge.before) for edge in claim.edges), weights]
     place = run.place(chain[0])
     steps = zip(claim.edges, chain, chain[1:], strict=False)
+    filtered = [of_filtered(folder) for folder in claim.filtered]
     try:
         references = run.references(place.arm, claim.references)
         predicate = Predicate(
@@ -84,7 +88,7 @@ def compose(model: Path, manifest: Manifest, claim: Claim) -> Statement:
             ),
             transforms=tuple(Transform(kind=edge.kind, before=b, after=a) for edge, b, a in steps),
             made=run.made(chain[0], place),
-            filters=(*run.filters(chain[0], place), *map(of_filtered, claim.filtered)),
+            filters=(*run.filters(chain[0], place), *filtered),
             evaluations=run.results(place.arm),
             attacks=run.attacks(place.arm),
             references=references,
@@ -108,12 +112,13 @@ def weights_of(folder: Path) -> str:
 
 def seal(statement: Statement, signer: Signer) -> bytes:
     """A signed statement, as a file has it."""
+    if isinstance(signer, keyless.Signer):
+        return signer.seal(dumps(statement.plain()))
     return dumps(dsse.seal(dumps(statement.plain()), PAYLOAD, signer)) + b"\n"
 
 
-def opened(envelope: Any, verifier: Verifier, where: str) -> Statement:
-    """The statement in an envelope, once the key was found to have signed it, every character of it."""
-    payload = dsse.open_(envelope, verifier, PAYLOAD, where)
+def opened(payload: bytes, where: str) -> Statement:
+    """The statement in a payload that was found to be signed, every character of it."""
     table = loads(payload, f"the payload of {where}")
     if not isinstance(table, dict):
         raise BadSignature(f"{where} is signed, but it is no statement. Ask its signer.")

@@ -17,6 +17,8 @@ from .reading import Row, Run, read
 from .verdicts import Account, account, headline, sentence
 
 HERE = Path(__file__).resolve().parent
+RELEASE = "release/index.html"
+"""In a run folder: the page of a release that was signed into it (`untaught sign --release`)."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def render(story: Account) -> str:
         searches=searches.searches(story),
         at_most=words.percent(AT_MOST),
         compared=effects.comparisons(story),
+        release=_release(story.run),
         judges=list(map(judges.believed, judges.judges(story.run))),
         effects=effects,
         benign=tables.benign(story),
@@ -98,6 +101,11 @@ def template(name: str) -> jinja2.Template:
         keep_trailing_newline=True,
     )
     return environment.get_template(name)
+
+
+def _release(run: Run) -> str | None:
+    """Where the page of a signed release of this run stands, beside the report."""
+    return RELEASE if run.folder is not None and (run.folder / RELEASE).is_file() else None
 
 
 def baseline(story: Account) -> str | None:

@@ -10,7 +10,7 @@ again. `strength` trades compute for durability: at 1, towards a newborn, it is 
 Lee et al. 2025, "Distillation Robustifies Unlearning", arXiv 2506.06278. Give the arm a method that suppresses first.
 Differs: a fixed number of steps, where theirs end once the benign loss is within 5% of the given model's; with a
 `stop`, the descent is ended for going out of bounds only after it has been within them. `newborn` and `matrix_lr` are
-ours: from norms that are 0 nothing is learned, and what is to learn everything again learns it faster as in pretraining.
+ours: where norms are 0 nothing is learned, and what is to learn everything again does so faster as in pretraining.
 """
 
 from __future__ import annotations
