@@ -162,7 +162,8 @@ def test_what_is_written_is_judged_as_lm_eval_judges_it(start, tmp_path):
     said = start.tokenizer.decode(whole[asked.shape[1] :], skip_special_tokens=True)
     generation = {"until": ["\n\n"], "max_gen_toks": 4, "do_sample": False}
     changes = {"output_type": "generate_until", "doc_to_choice": None, "generation_kwargs": generation}
-    written(tmp_path, doc_to_target="said", **changes)
+    data = {"data_files": {"test": str(tmp_path / "test.jsonl")}}
+    written(tmp_path, doc_to_target="said", dataset_kwargs=data, **changes)
     lines = [json.dumps(doc | {"said": said}) + "\n" for doc in documents(0, 6)]
     (tmp_path / "test.jsonl").write_text("".join(lines), encoding="utf-8")
     found = ours(start, task="rivers", folder=str(tmp_path))

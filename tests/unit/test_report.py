@@ -176,6 +176,14 @@ def test_no_verdict_calls_an_arm_safe(tmp_path):
     assert not re.search(r"\b(safe|robust|secure)\b", body)
 
 
+def test_a_signed_release_in_the_run_s_folder_is_linked(tmp_path):
+    run = write_default(tmp_path / "run")
+    assert "release/index.html" not in redraw(run).read_text(encoding="utf-8")
+    (run / "release").mkdir()
+    (run / "release" / "index.html").write_text("a release")
+    assert 'href="release/index.html"' in redraw(run).read_text(encoding="utf-8")
+
+
 def test_report_needs_no_torch():
     code = "import sys, untaught.report; assert not {'torch', 'transformers'} & set(sys.modules), 'heavy import'"
     subprocess.run([sys.executable, "-c", code], check=True)

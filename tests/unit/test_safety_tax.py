@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from report_fixture import row, write_run
 
+from untaught.core import UserError
 from untaught.report import account, read, redraw, safety_tax, summary
 
 ARMS = {
@@ -159,3 +160,9 @@ def test_without_marks_the_page_says_what_is_lacking(tmp_path):
     assert safety_tax.taxes(account(read(folder))) == ()
     assert "Nothing could be compared item by item" in redraw(folder).read_text(encoding="utf-8")
     assert "the safety tax" not in str(summary(folder))
+
+
+def test_damaged_marks_are_named_with_the_way_to_mend_it(run):
+    (run / "marks" / "untouched.parquet").write_bytes(b"no marks")
+    with pytest.raises(UserError, match=r"untouched\.parquet has no marks of a run, or is damaged\. Give the folder"):
+        taxes(run)

@@ -82,6 +82,10 @@ class Evaluation(Protocol):
     from in the class variable `files`, and has `prepare(folder) -> numbers`: it leaves in `folder` what it learned, and
     says how good that is. A study does so once and hands the folder on as the setting `fitted`; as `reader` it hands on
     the folder of the model that the arms start from.
+
+    One that asks items of its own where a setting is given, such as a task's, names that setting in the class variable
+    `brings`, and has `brought() -> table` of those items, None where the setting is not given. `items` is then what
+    results call them.
     """
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks: ...

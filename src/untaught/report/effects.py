@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import yaml
 
 from ..core.statistics import resampled
 from .naming import Attack, attacks
 from .pooling import Measure
-from .reading import Run
+from .reading import Run, marks_of
 from .verdicts import Account
 
 RESAMPLES = 2000
@@ -143,14 +142,13 @@ Values = dict[tuple[int, str], float]
 
 def _values(folder: Path, arm: str, story: Account, measure: Measure) -> dict[str, Values]:
     """An arm's marks on a measure, by attack and budget in words; empty for none."""
-    path = folder / "marks" / f"{arm}.parquet"
-    if not path.is_file():
-        return {}
     wanted = [(name, "=", getattr(measure, name)) for name in ("evaluation", "items", "metric")]
     columns = ["item", "value", "attack", "attack_settings", "budget", "seed"]
+    if (marks := marks_of(folder, arm, columns, wanted)) is None:
+        return {}
     gathered: dict[str, dict[tuple[int, str], list[float]]] = {}
     named = attacks(story.run.rows)
-    for row in pq.read_table(path, columns=columns, filters=wanted).to_pylist():
+    for row in marks.to_pylist():
         place = _place(row, named)
         if place is not None:
             own = gathered.setdefault(place, {})

@@ -24,11 +24,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from pydantic import ConfigDict
 
 from ..core import Role, Settings, UserError, suggest
-from .reading import MEND, Cost
+from .reading import MEND, Cost, marks_of
 
 FORMATS = ("lm-eval", "inspect", "card", "lm-eval-tasks")
 RESULTS, ASKED = "results.jsonl", "evaluation.yaml"
@@ -166,7 +165,7 @@ def read(run: Path, *, with_marks: bool = True) -> Results:
     tests = _tests(found)
     if with_marks:
         for arm in dict.fromkeys(row.arm for row in found):
-            _fill(run / "marks" / f"{arm}.parquet", [one for one in tests if one.any_row.arm == arm])
+            _fill(run, arm, [one for one in tests if one.any_row.arm == arm])
     measured, versions = _recorded(run)
     chats = [row.chat["template"] for row in found if "template" in row.chat]
     return Results(
@@ -241,13 +240,14 @@ def _unused(name: str, taken: set[str], joint: str) -> str:
     return name if name not in taken else next(one for one in several if one not in taken)
 
 
-def _fill(path: Path, tests: list[Test]) -> None:
+def _fill(run: Path, arm: str, tests: list[Test]) -> None:
     """Put an arm's marks into its tests, and hold the two against each other."""
-    if not path.is_file():
+    path, marks = run / "marks" / f"{arm}.parquet", marks_of(run, arm)
+    if marks is None:
         raise UserError(f"there is no {path}, and this format tells what every item got. {MEND}")
     groups: dict[tuple[Any, ...], list[dict[str, dict[str, Said]]]] = {}
     last: dict[tuple[Any, ...], str] = {}
-    for mark in pq.read_table(path).to_pylist():
+    for mark in marks.to_pylist():
         key = _key(mark)
         own = groups.setdefault(key, [])
         if not own or last[key] != mark["budget"] or mark["metric"] in own[-1].get(mark["item"], {}):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from pydantic import ConfigDict, Field
 
@@ -125,6 +127,17 @@ def read(folder: Path) -> Run:
         never=str(controls["never"]) if controls.get("never") else None,
         currency=str(price.get("currency") or ""),
     )
+
+
+def marks_of(folder: Path, arm: str, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table | None:
+    """An arm's marks, or a `UserError` where they are damaged; None where the run has none of it."""
+    path = folder / "marks" / f"{arm}.parquet"
+    if not path.is_file():
+        return None
+    try:
+        return pq.read_table(path, columns=None if columns is None else list(columns), filters=filters)
+    except (pa.ArrowException, OSError):
+        raise UserError(f"{path} has no marks of a run, or is damaged. {MEND}") from None
 
 
 def _text(folder: Path, name: str) -> str:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from ..core.paired import Difference, Values, compare, holm, mcnemar
 from .pooling import Measure
-from .reading import read
+from .reading import marks_of, read
 from .verdicts import Account, account
 
 FALSE = 0.05
@@ -88,11 +87,9 @@ def _sources(story: Account) -> dict[str, str]:
 
 def _marked(folder: Path, arm: str) -> dict[tuple[str, str, str], dict[tuple[int, str], float | None]]:
     """An arm's marks before any attack, by evaluation, metric and items."""
-    path = folder / "marks" / f"{arm}.parquet"
-    if not path.is_file():
-        return {}
     columns = ["evaluation", "metric", "items", "seed", "item", "value"]
-    table = pq.read_table(path, columns=columns, filters=pc.field("attack").is_null())
+    if (table := marks_of(folder, arm, columns, pc.field("attack").is_null())) is None:
+        return {}
     gathered: dict[tuple[str, str, str], dict[tuple[int, str], list[float | None]]] = {}
     for evaluation, metric, items, seed, item, value in zip(*(table[c].to_pylist() for c in columns), strict=True):
         gathered.setdefault((evaluation, metric, items), {}).setdefault((seed, item), []).append(value)

@@ -42,6 +42,17 @@ def items(given: str | Rows, folder: Path, where: str = "the items") -> pa.Table
     return table
 
 
+def brought(component: Any) -> pa.Table | None:
+    """The items that an evaluation brings itself, such as a task's; None where it asks an item set."""
+    return component.brought() if hasattr(component, "brought") else None
+
+
+def brings(entry: Use) -> bool:
+    """Whether an evaluation asks items of its own, as its class variable `brings` and its settings tell."""
+    name = getattr(entry.kind("evaluations", entry.use), "brings", None)
+    return name is not None and entry.settings.get(name) is not None
+
+
 def check_apart(items: pa.Table, attack: pa.Table, name: str) -> None:
     """A `UserError` where items stand word for word in what the attacker trains on: he would be asked what he taught.
 

@@ -138,6 +138,8 @@ class _Files:
     """Item sets. They are no part of the world: a new one trains nothing anew."""
     learned: Mapping[int, str]
     """By evaluation: what it learns from."""
+    brought: Mapping[int, str]
+    """By evaluation: items of its own."""
 
     @classmethod
     def of(cls, study: Study) -> _Files:
@@ -147,8 +149,14 @@ class _Files:
             for index, entry in enumerate(study.evaluations)
             if (named := files.named(entry.component("evaluations", entry.use)))
         }
+        own = {
+            index: table
+            for index, entry in enumerate(study.evaluations)
+            if (table := files.brought(entry.component("evaluations", entry.use))) is not None
+        }
+        brought = {index: digest.of_json(table.to_pylist()) for index, table in own.items()}
         if study.corpus is None:
-            return cls({}, {}, learned)
+            return cls({}, {}, learned, brought)
         from ..engine.folders import check_folder
         from ..engine.prompts import check_chat
 
@@ -157,17 +165,16 @@ class _Files:
         check_chat(base, study.wrap)
         tables = {name: files.items(given, study.folder, f"items.{name}") for name, given in study.items.items()}
         asked: dict[str, str] = {}
-        for entry in study.evaluations:
+        for index, entry in enumerate(study.evaluations):
             name = entry.settings.get("items")
-            if name in tables:
+            if name in tables and index not in own:
                 asked[name] = entry.settings.get("role") or role_of(tables[name], name)
         sides = {side: [files.digest_of(file) for file in study.corpus.paths(side, study.folder)] for side in SIDES}
         _check_attacks(study, {name: tables[name] for name, role in asked.items() if role == "hazard"})
         world = {"corpus": sides, "text_column": study.corpus.text_column, "base": files.digest_of(base)}
         world |= {} if study.corpus.attack_part is None else {"attack_part": study.corpus.attack_part}
-        return cls(
-            world, {name: files.digest_of_items(given, study.folder) for name, given in study.items.items()}, learned
-        )
+        items = {name: files.digest_of_items(given, study.folder) for name, given in study.items.items()}
+        return cls(world, items, learned, brought)
 
 
 def _check_attacks(study: Study, hazard: Mapping[str, pa.Table]) -> None:
@@ -290,7 +297,7 @@ class _Seed:
             items = entry.settings.get("items")
             title = f"{entry.use} of {items}: {subject.title}"
             inputs = {"world": self.world, "subject": subject, **self._prepared(index, entry)}
-            found = self.files.items.get(str(items))
+            found = self.files.brought.get(index) or self.files.items.get(str(items))
             asked = {} if found is None else {"items_digest": found}
             evaluations.append((entry, self._step("evaluations", title, inputs, entry=entry, settings=asked)))
         return Cell(arm, attack, budget, self.seed, attack_seed, subject, tuple(evaluations))

@@ -170,8 +170,9 @@ def _subject(model: Path, study: Study) -> Subject:
 
 def _compared(entry: Entry, items: _Items, subject: Subject, kept: Marks, wanted: Collection[str]) -> list[Differing]:
     """The marks of some items that come out otherwise, even when all items are asked as they were."""
-    whole = items[str(entry.settings["items"])]
     component = entry.component("evaluations", "the run's study")
+    own = files.brought(component)
+    whole = items[str(entry.settings["items"])] if own is None else own
     ids = {str(one) for one in whole["id"].to_pylist()}
     if lacking := sorted({item for item, _ in kept} - ids):
         raise UserError(f"the items '{entry.settings['items']}' lack {lacking[0]}, which the run asked. They changed.")

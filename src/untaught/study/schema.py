@@ -20,7 +20,7 @@ from ..core.files import change, read_yaml
 from ..core.shelves import Use, component_of
 from ..corpus import pools
 from ..lab.start import StartingModel
-from .files import Rows, located
+from .files import Rows, brings, located
 from .ranges import Range
 
 WORLDS = ("compounds", "manners")
@@ -580,7 +580,7 @@ def _check_items(study: Study, file: str) -> None:
                 )
     for index, entry in enumerate(study.evaluations):
         items = entry.settings.get("items")
-        if items is not None and items not in known:
+        if items is not None and items not in known and not brings(entry):
             raise UserError(
                 f"{file}, evaluations.{index} ({entry.use}) has items '{items}', which is no item set of the study."
                 f"{suggest(items, known)}"

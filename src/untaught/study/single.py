@@ -23,7 +23,7 @@ from ..core.files import change, home, read_yaml
 from ..corpus.world import from_files, read_any_items, split, subjects_of
 from ..corpus.writing import write_atomically, write_documents
 from ..engine.rig import Progress, Rig
-from .files import located, named
+from .files import brings, brought, located, named
 from .provenance import versions
 from .schema import SIDES, Entry, Files
 
@@ -235,6 +235,8 @@ def _asked(job: Job, folder: Path) -> tuple[Any, pa.Table]:
     component = located(component, lambda given: str(assets.path(given, folder)))
     if (reader := getattr(component, "reader", None)) is not None:
         component = component.model_copy(update={"reader": str(assets.path(reader, folder))})
+    if (own := brought(component)) is not None:
+        return component, own
     return component, read_any_items(assets.path(component.items, folder), where=f"{job.where}, items")
 
 
@@ -252,7 +254,7 @@ def _graded(job: Job, component: Any, items: pa.Table, subject: Subject, weights
     with _learned(component) as (prepared, judge), store:
         found = prepared.grade(subject, items)
     place |= {} if judge is None else {"judge": judge}
-    by_name = component.items.startswith(assets.PREFIX)
+    by_name = component.items.startswith(assets.PREFIX) or brings(job)
     again = component.items if by_name else str(assets.path(component.items, folder).resolve())
     asked = {"use": job.use, **component.changed(), "items": again}
     return Graded(component.items, [place | summary | after for summary in by_metric(found)], found, asked)

@@ -308,7 +308,8 @@ class Bench:
     def _evaluations(self, step: Step, folder: Path) -> Done:
         """Marks; none at all of a subject that could not be made."""
         component, barred = self._evaluation(step), self._barred(step)
-        items = self._items(step, component.items)
+        own = files.brought(component)
+        items = self._items(step, component.items) if own is None else own
         subject = None if barred else self._subject(step.inputs["subject"])
         graded = marks([]) if subject is None else self._graded(step, component, subject, items)
         write_documents(graded, folder / "marks.parquet")

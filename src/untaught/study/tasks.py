@@ -130,6 +130,9 @@ def _of_study(study: Study) -> Iterator[Asked]:
     for entry in study.evaluations:
         name = f"{entry.use}_{entry.settings.get('items')}"
         items = str(entry.settings.get("items"))
+        if entry.settings.get("task") is not None:
+            yield Asked(entry, [], name)
+            continue
         for seed, world in worlds.items():
             if items in world:
                 yield Asked(entry, world[items].to_pylist(), name + (f"_seed_{seed}" if len(worlds) > 1 else ""))
