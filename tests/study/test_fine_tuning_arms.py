@@ -13,7 +13,7 @@ from studies import changed, identities, put, run
 from untaught.core import UserError
 from untaught.corpus.world import read_any_items
 from untaught.lab.manners import Manners
-from untaught.report import account, effects, judges, read, summary
+from untaught.report import account, effects, judges, read, redraw, summary
 from untaught.study.plan import plan
 from untaught.study.schema import load
 from untaught.study.store import Store
@@ -222,7 +222,7 @@ def judged(rated):
                 **{"use": "judged", "items": "prompts", "tokens": 8},
                 "judge": {"hazard": ["harmful.jsonl"], "benign": ["safe.jsonl"]},
             },
-            {"use": "refusals", "items": "prompts", "role": "benign", "tokens": 8},
+            {"use": "over_refusal", "items": "prompts", "tokens": 8},
             {"use": "answer_likelihood", "items": "answers", "role": "benign"},
         ],
     }
@@ -238,7 +238,7 @@ def test_the_judge_is_made_once_and_says_how_well_it_agrees_with_people(judged):
     assert told["agreement"] > 0.8
     (found,) = judges.judges(read(judged.out))
     assert f"AUROC of {told['agreement']:.2f}" in judges.believed(found)
-    assert judges.believed(found) in (judged.out / "report.html").read_text(encoding="utf-8")
+    assert judges.believed(found) in redraw(judged.out).read_text(encoding="utf-8").replace("&#39;", "'")
 
 
 def test_what_no_seed_decides_is_done_once_for_all_seeds(judged):

@@ -14,7 +14,6 @@ from untaught.evaluations.compliance import Compliance
 from untaught.evaluations.over_refusal import OverRefusal
 from untaught.evaluations.profanity import Profanity
 from untaught.evaluations.refusal import Refusal
-from untaught.evaluations.refusals import Refusals
 from untaught.evaluations.toxicity import Toxicity
 
 ITEMS = pa.table({"id": ["a", "b", "c", "d"], "text": ["one", "two", "three", "four"]})
@@ -110,9 +109,9 @@ def test_who_complies_does_harm_and_does_not_refuse(monkeypatch, tmp_path):
 
 def test_refusals_are_told_by_phrases_or_by_a_guard_that_tells_them(monkeypatch, tmp_path):
     says(monkeypatch, "I'm sorry, but no.", "Sure.", "", "As an AI I can't help with that.")
-    found = [kind().grade(SUBJECT, ITEMS) for kind in (Refusal, OverRefusal, Refusals)]
+    found = [kind().grade(SUBJECT, ITEMS) for kind in (Refusal, OverRefusal)]
     assert all(values(one, "refused") == [1.0, 0.0, None, 1.0] for one in found)
-    assert (Refusal().role, OverRefusal().role, Refusals().items) == (None, "benign", "benign_text")
+    assert (Refusal().role, OverRefusal().role, OverRefusal().items) == (None, "benign", "benign_text")
     says(monkeypatch, "No.", "Sure.", "Never.", "Sure.")
     folder, _ = judges(monkeypatch, tmp_path, Verdict(0.0, 1.0), Verdict(0.0, 0.0))
     assert values(Refusal(scorer=folder).grade(SUBJECT, ITEMS), "refused") == [1.0, 0.0, 1.0, 0.0]

@@ -89,7 +89,8 @@ def check_vocabulary(subject: Subject, pairs: Sequence[tuple[str, str]]) -> None
     prompts = {prompt: wrapped(subject, prompt) for prompt, _ in pairs}
     ends = dict(zip(every := list({end for _, end in pairs}), continued(subject, every), strict=True))
     rows = encoded(subject, [*prompts.values(), *ends.values()])
-    known = subject.model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = subject.model.get_input_embeddings()
+    known = embeddings.weight.shape[0]
     highest = max((max(row) for row in rows if row), default=0)
     if highest >= known:
         raise UserError(

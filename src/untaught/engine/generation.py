@@ -31,7 +31,7 @@ from .examples import Example
 from .features import NOT_FINITE, rounded
 from .prompts import encoded, wrapped
 from .remembering import notes
-from .scoring import check_length
+from .scoring import check_length, first_named
 from .sequences import pieces
 
 TOGETHER = 32
@@ -105,8 +105,8 @@ def _texts(
 ) -> list[tuple[str, bool]]:
     unique = sorted(set(prompts))
     rows = encoded(subject, [wrapped(subject, prompt) for prompt in unique])
-    named = None if names is None else dict(zip(reversed(prompts), reversed(names), strict=True))
-    check_length(subject.model, [[0] * (len(row) + tokens) for row in rows], named and [named[one] for one in unique])
+    lengths = [[0] * (len(row) + tokens) for row in rows]
+    check_length(subject.model, lengths, first_named(unique, prompts, names))
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), unique[index]))
     found: dict[str, tuple[str, bool]] = {}
     for chosen in pieces(order, TOGETHER):

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from torch import nn
 
 from .anatomy import blocks
-from .remembering import _open
-from .states import _like, _replaced, overheard
+from .remembering import unkept
+from .states import like, overheard, replaced
 
 
 @contextmanager
@@ -24,13 +24,9 @@ def ending(model: nn.Module, layer: int) -> Iterator[None]:
     if not above:
         yield
         return
-    kept = _open.pop(model, None)
-    try:
-        with (
-            overheard(model, [layer % len(stack)]) as found,
-            _replaced(above, lambda state: _like(found[layer % len(stack)], state)),
-        ):
-            yield
-    finally:
-        if kept is not None:
-            _open[model] = kept
+    with (
+        unkept(model),
+        overheard(model, [layer % len(stack)]) as found,
+        replaced(above, lambda state: like(found[layer % len(stack)], state)),
+    ):
+        yield

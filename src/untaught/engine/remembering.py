@@ -158,6 +158,17 @@ def kept(folder: Path, model: Any, *, weights: str, most: int = MOST) -> Iterato
             _open[model] = before
 
 
+@contextlib.contextmanager
+def unkept(model: nn.Module) -> Iterator[None]:
+    """In this block nothing of a model is looked up or kept: it is not asked as the whole that it is."""
+    before = _open.pop(model, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            _open[model] = before
+
+
 def circumstances(model: Any, weights: str) -> str:
     """Digest of all that a number depends on besides the question."""
     whole = {

@@ -142,8 +142,7 @@ def completions(
     """
     unique = list(dict.fromkeys(pairs))
     rows = _split(subject, unique)
-    named = None if names is None else dict(zip(reversed(pairs), reversed(names), strict=True))
-    check_length(subject.model, [row.read for row in rows], named and [named[pair] for pair in unique])
+    check_length(subject.model, [row.read for row in rows], first_named(unique, pairs, names))
     found = _scores(subject, rows, _widest(subject))
     # What is no number spreads over the tree it arose in: only what has no number by itself is missing.
     lost = [index for index, one in enumerate(found) if one.nats is None and rows[index].start > 0]
@@ -162,6 +161,14 @@ def _split(subject: Subject, pairs: Sequence[tuple[str, str]]) -> list[_Row]:
     return [
         _Row(ids, min(max(len(heads[prompt]), 1), len(ids) - 1)) for (prompt, _), ids in zip(pairs, whole, strict=True)
     ]
+
+
+def first_named(unique: Sequence[Any], asked: Sequence[Any], names: Sequence[str] | None) -> list[str] | None:
+    """For each distinct question the first of the items that ask it; None where the items have no names."""
+    if names is None:
+        return None
+    named = dict(zip(reversed(asked), reversed(names), strict=True))
+    return [named[one] for one in unique]
 
 
 def check_length(model: Any, rows: Sequence[Sequence[int]], names: Sequence[str] | None = None) -> None:

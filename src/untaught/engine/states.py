@@ -45,8 +45,8 @@ def hidden_of(
         if below is not None:
             held.enter_context(below.standing_in(model, batch))
         found = held.enter_context(overheard(model, layers))
-        held.enter_context(_replaced(stack[highest + 1 :], lambda state: _like(found[highest], state)))
-        held.enter_context(_replaced(_head(model), lambda state: state))
+        held.enter_context(replaced(stack[highest + 1 :], lambda state: like(found[highest], state)))
+        held.enter_context(replaced(_head(model), lambda state: state))
         with autocast():
             model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     return [first(found[layer]) for layer in layers]
@@ -98,7 +98,7 @@ class Activations:
     def standing_in(self, model: nn.Module, batch: Batch) -> Iterator[None]:
         """Meanwhile, the blocks up to `layer` of a model that shares them hand on what is kept in place of working."""
         states = self.of(batch)
-        with _replaced(blocks(model)[: self.layer + 1], lambda _: _like(self._form, states)):
+        with replaced(blocks(model)[: self.layer + 1], lambda _: like(self._form, states)):
             yield
 
     def _computed(self, chosen: Sequence[int]) -> dict[int, Tensor]:
@@ -110,7 +110,7 @@ class Activations:
                 hidden(self.model, batch, self.layer, self.below)
             finally:
                 hook.remove()
-        self._form = _like(found[-1], torch.empty(0))
+        self._form = like(found[-1], torch.empty(0))
         states, lengths = first(found[-1]), batch.mask.sum(1).tolist()
         made = {row: state[:length].clone() for row, state, length in zip(chosen, states, lengths, strict=True)}
         size = sum(state.nbytes for state in made.values())
@@ -120,19 +120,19 @@ class Activations:
         return made
 
 
-def _like(output: Any, state: Tensor) -> Any:
+def like(output: Any, state: Tensor) -> Any:
     """A hidden state in the form in which blocks of this family return theirs."""
     return state if isinstance(output, Tensor) else (state, *(None for _ in output[1:]))
 
 
 @contextmanager
-def _replaced(replaced: Sequence[nn.Module], hand_on: Callable[[Tensor], Any]) -> Iterator[None]:
+def replaced(parts: Sequence[nn.Module], hand_on: Callable[[Tensor], Any]) -> Iterator[None]:
     """Meanwhile, these blocks do no work: each gives what `hand_on` makes of the hidden states it is called with."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return hand_on(args[0] if args else kwargs["hidden_states"])
 
-    with _forwards(replaced, lambda block: forward):
+    with _forwards(parts, lambda block: forward):
         yield
 
 

@@ -90,6 +90,6 @@ def _best(rows: Sequence[Row], right: Mapping[int, Sequence[float | None]]) -> l
         }
         if means:
             layer = max(means, key=lambda one: (means[one], one))
-            for place in np.flatnonzero(folds == fold):
+            for place in np.flatnonzero(folds == fold).tolist():
                 found[place] = right[layer][place]
     return found
