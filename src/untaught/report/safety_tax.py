@@ -194,7 +194,7 @@ def by_measure(found: Sequence[Tax]) -> tuple[tuple[Measure, tuple[Tax, ...]], .
 def summed_up(found: Sequence[Tax]) -> str:
     """How many comparisons show a cost or a gain, and how many tests the p is corrected for."""
     costs, gains = (sum(t.clear and _kind(t) == kind for t in found) for kind in ("costs", "gains"))
-    told = f"Of {_things(len(found), 'comparison')}, {costs} show a cost and {gains} a gain"
+    told = f"Of {_things(len(found), 'comparison')}, a cost shows in {costs} and a gain in {gains}"
     tests = sum(tax.p is not None for tax in found)
     return f"{told}; p is corrected for {_things(tests, 'test')}." if tests else f"{told}."
 
