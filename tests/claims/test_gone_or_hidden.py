@@ -7,13 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+from carried import carried_out
 
-from untaught.study import results
-from untaught.study.plan import plan
-from untaught.study.run import run
-from untaught.study.schema import Study, load
-from untaught.study.store import Store
-from untaught.study.together import Unwatched
+from untaught.study.schema import load
 
 SMALL = {
     "seeds": [0],
@@ -28,12 +24,6 @@ SMALL = {
         {"use": "multiple_choice", "items": "benign"},
     ],
 }
-
-
-def outcome(study: Study, out: Path, home: Path | None) -> "Outcome":
-    what, store = plan(study), Store(home)
-    run(what, store, Unwatched())
-    return Outcome(results.write(what, store, out))
 
 
 class Outcome:
@@ -59,7 +49,7 @@ class Outcome:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("claims")
-    return outcome(load(None, SMALL), folder / "run", folder / "home")
+    return Outcome(carried_out(load(None, SMALL), folder / "run", folder / "home"))
 
 
 def test_the_control_knows_the_hazard_and_the_filtered_model_does_not(small):
@@ -87,10 +77,8 @@ def test_what_was_filtered_does_not_come_back(small):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The default study, three seeds. Its steps are kept in the user's own store, so a second run is quick."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("UNTAUGHT_HOME", raising=False)
-        return outcome(load(None), tmp_path_factory.mktemp("whole") / "run", None)
+    """The default study, three seeds."""
+    return Outcome(carried_out(load(None), tmp_path_factory.mktemp("whole") / "run"))
 
 
 @pytest.mark.slow

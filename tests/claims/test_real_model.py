@@ -5,33 +5,26 @@ model knows the facts, and is attacked in the same way.
 """
 
 import json
-from pathlib import Path
 
 import pytest
+from carried import STUDIES, at_home, carried_out
 
 from untaught import assets
 from untaught.core import UserError
-from untaught.study import results
-from untaught.study.plan import plan
-from untaught.study.run import run
 from untaught.study.schema import load
-from untaught.study.store import Store
-from untaught.study.together import Unwatched
-
-STUDY = Path(__file__).parents[2] / "studies" / "real-three-seeds.yaml"
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """Accuracies by arm, items, seed, and whether they were taken after 20 steps of relearning."""
-    try:
-        assets.path("asset:smollm2")
-        assets.path("asset:elements")
-    except UserError as error:
-        pytest.skip(f"the real model is not here: {error}")
-    what, store = plan(load(STUDY)), Store()
-    run(what, store, Unwatched())
-    written = results.write(what, store, tmp_path_factory.mktemp("real"))
+    with at_home():
+        try:
+            assets.path("asset:smollm2")
+            assets.path("asset:elements")
+        except UserError as error:
+            pytest.skip(f"the real model is not here: {error}")
+        study = load(STUDIES / "real-three-seeds.yaml")
+    written = carried_out(study, tmp_path_factory.mktemp("real"))
     return [row for row in written if row["metric"] == "accuracy" and row["budget"]["steps"] in (0, 20)]
 
 

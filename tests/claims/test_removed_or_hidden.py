@@ -4,18 +4,11 @@ loss buy time, and taking away which answer goes with which name comes nearer to
 The control comes first: the same attack and questions on the untouched and on the filtered model.
 """
 
-from pathlib import Path
-
 import pytest
+from carried import STUDIES, carried_out
 
-from untaught.study import results
-from untaught.study.plan import plan
-from untaught.study.run import run
 from untaught.study.schema import load
-from untaught.study.store import Store
-from untaught.study.together import Unwatched
 
-STUDIES = Path(__file__).parents[2] / "studies"
 ARMS = {
     "unlearning": ("untouched", "filtered", "rmu", "adaptive_rmu", "kl_retain", "unbind", "unbind_rmu"),
     "resistance": ("untouched", "rmu_mild", "rmu", "rmu_strong", "cosine_meta", "meta_fast"),
@@ -29,18 +22,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", params=[0, 1])
 def known(request, tmp_path_factory):
-    """V by study, arm and steps of disjoint relearning of all weights, and benign accuracy; for one seed.
-
-    Steps are kept in the user's own store, so that a second run is quick.
-    """
+    """V by study, arm and steps of disjoint relearning of all weights, and benign accuracy; for one seed."""
     found = {}
     for name, arms in ARMS.items():
         study = load(STUDIES / f"{name}.yaml")
         chosen = {arm: study.arms[arm] for arm in arms}
-        what = plan(study.model_copy(update={"arms": chosen, "seeds": (request.param,)}))
-        store = Store()
-        run(what, store, Unwatched())
-        for row in results.write(what, store, tmp_path_factory.mktemp(name)):
+        asked = study.model_copy(update={"arms": chosen, "seeds": (request.param,)})
+        for row in carried_out(asked, tmp_path_factory.mktemp(name)):
             if row["metric"] == "accuracy" and row["attack_settings"].get("rank") is None:
                 place = row["arm"], row["items"], int(row["budget"]["steps"]) if row["attack"] else None
                 found[name, *place] = row["value"]
