@@ -9,7 +9,7 @@ from test_real_wheels import fetched
 
 from untaught.assets import profanity_model
 from untaught.core import UserError
-from untaught.evaluations.profanity import Scorer
+from untaught.evaluations._profane import Scorer
 
 TERMS = ["bother", "gosh", "teapot"]
 WEIGHTS = np.array([[1.5, 0.75, -2.0], [1.25, 0.5, -1.0]])
