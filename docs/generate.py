@@ -539,7 +539,12 @@ def arithmetic(found: dict[str, Any], arm: str) -> str:
     whole = statistics.mean(
         s["spent"]["flops"] for s in found["steps"] if s["title"].startswith("pretrain for untouched")
     )
-    own = [s["spent"]["flops"] for s in found["steps"] if f" for {arm}, seed" in s["title"] and "benign_kl" in s]
+    taught = ("pretrain", "gradient_routing", "grid")
+    own = [
+        step["spent"]["flops"]
+        for step in found["steps"]
+        if f" for {arm}, seed" in step["title"] and not step["title"].startswith(taught)
+    ]
     return f"{sum(own) / len(found['seeds']) / whole:.0%}" if own else ""
 
 

@@ -188,7 +188,8 @@ def test_a_task_is_called_by_its_file_in_results_unless_items_says_otherwise():
 
 
 def test_a_task_by_name_needs_lm_eval_and_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for name in ["lm_eval", *(name for name in sys.modules if name.startswith("lm_eval."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "untaught.evaluations._harness", raising=False)
     with pytest.raises(UserError, match=r"'arc_easy', is not installed.*pip install 'untaught\[evals\]'"):
         LmEval(task="arc_easy").brought()

@@ -81,7 +81,9 @@ class Lodge(Settings):
 
         moving = [name for name, _ in lodged.named_parameters() if name.startswith("edits.")]
         rig.tune(lodged, loss, batches, steps=self.steps, lr=self.lr, train=moving)
-        made = lodged.merge_and_unload() if rig.spent.steps else fresh(frozen)
+        made = lodged.merge_and_unload()
+        if not rig.spent.steps or not rig.affords(made):  # compression alone is no result
+            made = fresh(frozen)
         return replace(subject, model=made.requires_grad_(True).eval())
 
     def _room(self, matrix: Tensor) -> _Room:
