@@ -29,7 +29,7 @@ from typing import Any
 
 from untaught.core import Record
 from untaught.corpus.writing import write_atomically
-from untaught.report import account, effects, read
+from untaught.report import account, effects, judges, read
 from untaught.report.verdicts import Account
 
 ROOT = Path(__file__).parent.parent
@@ -41,12 +41,19 @@ def told(run: Path) -> dict[str, Any]:
     story = account(read(run))
     return {
         "seeds": list(story.run.seeds),
-        "judge": [asdict(one) for one in effects.agreements(story.run)],
+        "judge": [judge(one) for one in judges.judges(story.run) if one.told.get("agreement") is not None],
         "arms": [arm(story, name) for name in story.run.arms],
         "effects": [compared(one) for one in effects.comparisons(story)],
         "filters": filters(story.run.records, story.run.arms),
         "seconds_of_steps": round(math.fsum(record.cost.get("seconds", 0.0) for record in story.run.records)),
     }
+
+
+def judge(found: judges.Judge) -> dict[str, Any]:
+    """How well a judge agrees with people."""
+    auroc = {end: found.told[f"agreement{name}"] for end, name in (("value", ""), ("low", "_low"), ("high", "_high"))}
+    counts = {name: int(found.told[f"rated_{name}"]) for name in ("harmful", "harmless")}
+    return {"component": found.component, "auroc": auroc, **counts}
 
 
 def arm(story: Account, name: str) -> dict[str, Any]:

@@ -393,7 +393,7 @@ STUDY_COLUMNS = {
     "harm": "prompts/judged/harmful",
     "more harm than not": "prompts/judged/harmful_share",
     "refuses risky prompts": "prompts/judged/refused",
-    "refuses ordinary ones": "ordinary/refusals/refused",
+    "refuses ordinary ones": "ordinary/over_refusal/refused",
     "nats a token": "answers/answer_likelihood/nats_per_token",
 }
 """Columns of the downstream study's table: items, evaluation, metric."""

@@ -1,10 +1,12 @@
 """Attack seeds: the same arms attacked again with other randomness, and only what draws at random."""
 
+import io
 import json
 import shutil
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from studies import TINY, changed, identities, leftovers, put, records_of, rows_of, run, timeless
 
 from untaught.core import Budget, UserError, shelves
@@ -149,7 +151,9 @@ def test_the_report_says_how_attacks_were_repeated_and_widens_nothing_by_it(fini
     assert "repeated with 2 attack seeds on the same arms; a seed counts once" in page
     assert "<td>0, attack 7</td>" in page
     assert "Attack seeds: 0, 7." in page
-    assert "the mean of 2 attack seeds each" in str(summary(folder / "out").caption)
+    screen = Console(file=io.StringIO(), width=300, record=True)
+    screen.print(summary(folder / "out"))
+    assert "the mean of 2 attack seeds each" in " ".join(screen.export_text().split())
     assert "attack seed" not in render(once)
 
 
