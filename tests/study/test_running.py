@@ -98,9 +98,11 @@ def test_there_is_a_record_for_each_step(finished):
         assert record["inputs"] == {role: above.identity for role, above in step.inputs.items()}
         assert record["seed"] == 0
         assert record["versions"]["torch"]
-        trained = {"memory_before", "memory_peak", "memory_expected", "parameters", "trained_parameters"}
+        metered = {"memory_before", "memory_peak"}
+        trained = {*metered, "memory_expected", "parameters", "trained_parameters"}
         trains = step.kind in ("training", "unlearning") or (step.kind == "attacks" and step.entry.use == "relearn")
-        assert record["cost"].keys() == {"seconds", "peak_bytes"} | (trained if trains else set())
+        own = trained if trains else metered if step.kind == "attacks" else set()
+        assert record["cost"].keys() == {"seconds", "peak_bytes"} | own
         assert {n: record["compute"][n] for n in ("device", "dtype", "threads", "processes")} == {
             "device": "cpu", "dtype": "float32", "threads": 1, "processes": 1
         }  # fmt: skip

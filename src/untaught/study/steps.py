@@ -272,7 +272,7 @@ class Bench:
         stops = [s.budget.steps for s in ordered[:-1] if s.budget and s.budget.steps is not None]
         rig = self._rig(largest, stops)
         corpus = split(self._text(largest).attack)
-        with _named(largest):
+        with _named(largest), memory.metered(rig.cost):
             subject = self._applied(largest, corpus, rig)
         rig.spent.seconds = rig.elapsed
         for step in ordered[:-1]:
