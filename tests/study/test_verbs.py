@@ -77,9 +77,9 @@ def test_no_setting_is_a_flag():
     assert flags.pop("report") == {"--json", "--show-text", "--data", "--export", "--out"}
     assert flags.pop("fetch") == {"--json", "--name", "--again"}
     made = {"--run", "--key", "--out", "--of", "--transform", "--filtered", "--reference", "--card", "--release"}
-    assert flags.pop("sign") == made | {"--follow", "--force", "--json"}
+    assert flags.pop("sign") == made | {"--keyless", "--token", "--trust", "--follow", "--force", "--json"}
     asked = {"--statement", "--key", "--policy", "--run", "--rerun", "--draw", "--follow", "--json"}
-    assert flags.pop("verify") == asked
+    assert flags.pop("verify") == asked | {"--identity", "--issuer", "--trust", "--filtered"}
     assert set().union(*flags.values()) == common
     settings = {
         field for shelf in shelves.SHELVES for name in shelves.names(shelf) for field in settings_of(shelf, name)
@@ -239,7 +239,10 @@ def test_report_draws_the_same_page_anew(desk, finished, tmp_path):
     shutil.copytree(finished.out, tmp_path / "out")
     pages = []
     for _ in range(2):
-        assert json.loads(desk("report", "out", "--json").out) == {"page": "out/report.html"}
+        told = json.loads(desk("report", "out", "--json").out)
+        assert told.pop("page") == "out/report.html"
+        assert {tax["arm"] for tax in told.pop("safety_tax")} == {"filtered", "rmu"}
+        assert not told
         pages.append((tmp_path / "out" / "report.html").read_bytes())
         (tmp_path / "out" / "report.html").unlink()
     assert pages[0] == pages[1]
