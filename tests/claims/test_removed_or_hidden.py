@@ -14,6 +14,7 @@ ARMS = {
     "resistance": ("untouched", "rmu_mild", "rmu", "rmu_strong", "cosine_meta", "meta_fast"),
     "objectives-knowledge": ("untouched", "filtered", "knowledge", "behaviour"),
     "objectives-behaviour": ("untouched", "filtered", "knowledge", "behaviour"),
+    "renewal": ("untouched", "filtered", "unbind_20", "unbind_20_kl_retain", "newborn"),
 }
 """Of each study, what the claims are about."""
 
@@ -78,3 +79,11 @@ def test_each_objective_is_the_better_one_for_what_it_was_made_for(known):
     assert after["untouched"] >= 0.95
     assert after["behaviour"] <= after["knowledge"] - 0.1
     assert known["objectives-behaviour", "filtered", "manners", 20] <= 0.05
+
+
+def test_what_is_made_new_does_not_come_back_and_is_not_ignorant(known):
+    before, after = v(known, "renewal", "newborn"), v(known, "renewal", "newborn", 40)
+    assert v(known, "renewal", "unbind_20_kl_retain", 40) >= before + 0.2
+    assert abs(after - before) <= 0.1
+    assert 0 <= after - v(known, "renewal", "filtered", 40) <= 0.25
+    assert known["renewal", "newborn", "benign", None] >= 0.9
