@@ -1,6 +1,6 @@
 """What the three conditions of `open_book` cost beside the one with the item's own text, and what keeping costs.
 
-    python benchmarks/open_book.py MODEL ITEMS [--rounds N]
+    python benchmarks/open_book.py MODEL ITEMS [--rounds N] [--texts N]
 
 MODEL is a folder of a causal language model, ITEMS a file of items with texts: those of `untaught fetch smollm2` and
 `untaught fetch elements` (`items/hazard_open_book.parquet`). One thread, one process, the ways in turn; figures are CPU
@@ -11,6 +11,9 @@ seconds, the median of some rounds:
     three, kept     the same, with what the model said kept in a new folder
     three, again    the same, from that folder
     apart           the three one after the other, so that they share nothing
+
+With `--texts`, one item of each text is asked, and its text is followed by others up to so many: a passage of a usual
+length that is the item's own. Kept by the number of texts; 1 is the items as they are, of which two share a text.
 
 The share of the time that keeping takes is from a count of its own: it is too small for a difference of two runs.
 """
@@ -27,6 +30,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 import torch
 import transformers
 
@@ -84,14 +88,28 @@ def once(subject: Subject, rows: list[dict], prompts: dict, watch: Watch, folder
     return found
 
 
+def lengthened(items: pa.Table, count: int) -> pa.Table:
+    """One item of each text, whose text is followed by the next `count` - 1 others: a passage of its own."""
+    texts = items["context"].to_pylist()
+    first = {text: row for row, text in reversed(list(enumerate(texts)))}
+    order = sorted(first, key=lambda text: first[text])
+    chosen = items.take(pa.array([first[text] for text in order]))
+    passages = [" ".join((order + order)[place : place + count]) for place in range(len(order))]
+    return chosen.set_column(items.schema.get_field_index("context"), "context", pa.array(passages))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("items", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=1)
     asked = parser.parse_args()
     compute.begin(Compute(device="cpu", dtype="float32", threads=1))
-    subject, items, watch = models.load(asked.model), read_any_items(asked.items, where="items"), Watch()
+    subject, watch = models.load(asked.model), Watch()
+    items = read_any_items(asked.items, where="items")
+    items = lengthened(items, asked.texts) if asked.texts > 1 else items
+    texts = items["context"].to_pylist()
     rows, prompts = OpenBook(items=str(asked.items)).asked(items)
     scoring._widest(subject)
     with (
@@ -114,6 +132,8 @@ def main() -> None:
         "unit": "CPU seconds, one thread, median",
         "rounds": asked.rounds,
         "items": len(rows),
+        "texts": asked.texts,
+        "tokens_of_a_text": round(float(np.mean([len(subject.tokenizer(text)["input_ids"]) for text in texts]))),
         "model": f"{subject.model.config.model_type}, {subject.model.num_parameters() / 1e6:.0f} million parameters",
         "seconds": seconds,
         "three_beside_one": round(ratio, 3),
@@ -122,7 +142,8 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    before = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    KEPT.write_text(json.dumps(before | {str(asked.texts): kept}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import random
 import time
 
 import pytest
-from studies import TINY, changed, identities, leftovers, put, rows_of, run, run_apart, timeless
+from studies import SMALLEST, TINY, changed, identities, leftovers, put, rows_of, run, run_apart, timeless
 
 from untaught.core import Record
 from untaught.study.store import WEEK, Store
@@ -125,3 +125,30 @@ def test_a_sweep_keeps_checkpoints_that_can_be_gone_on_from(tmp_path):
     again = checkpoint(store, IDENTITY, age=-60)  # its weights are being made again
     store.sweep()
     assert again.exists()
+
+
+def test_an_evaluation_that_is_killed_asks_only_what_it_had_not_put_by(tmp_path, monkeypatch):
+    from untaught.engine import scoring
+
+    file, asked, original = put(tmp_path / "study.yaml", SMALLEST), [], scoring._asked
+
+    def counted(*given, **how):
+        asked.append(1)
+        if len(asked) == dies:
+            raise KeyboardInterrupt
+        return original(*given, **how)
+
+    monkeypatch.setattr(scoring, "TOKENS", 96)
+    monkeypatch.setattr(scoring, "BEGUN", 0)
+    monkeypatch.setattr(scoring, "_asked", counted)
+    dies = 0
+    _, calm = run(file, tmp_path / "calm", tmp_path / "calm" / "out")
+    whole, dies = len(asked), len(asked) + 6
+    with pytest.raises(KeyboardInterrupt):
+        run(file, tmp_path / "home", tmp_path / "out")
+    asked.clear()
+    dies = 0
+    _, rows = run(file, tmp_path / "home", tmp_path / "out")
+    assert timeless(rows) == timeless(calm)
+    assert len(asked) == whole - 5
+    assert not leftovers(tmp_path / "home")

@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from report_fixture import (
@@ -182,6 +183,14 @@ def test_a_signed_release_in_the_run_s_folder_is_linked(tmp_path):
     (run / "release").mkdir()
     (run / "release" / "index.html").write_text("a release")
     assert 'href="release/index.html"' in redraw(run).read_text(encoding="utf-8")
+
+
+def test_the_subjects_of_items_are_told_with_their_counts(tmp_path):
+    line = row("rmu", 0.5, items="exams", evaluation="multiple_choice")
+    told = {"role": "benign", "subjects": {"astronomy": 3, "virology": 12}}
+    asked = replace(step("asked", "evaluations", "multiple_choice", measured=told), settings={"items": "exams"})
+    page = redraw(write_run(tmp_path / "run", [line], records=[asked])).read_text(encoding="utf-8")
+    assert "<code>exams</code> are items of 2 subjects: astronomy (3), virology (12)." in page
 
 
 def test_report_needs_no_torch():

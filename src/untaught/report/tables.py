@@ -230,6 +230,8 @@ class Provenance:
     code: tuple[tuple[str, str], ...]
     weights: tuple[tuple[str, int, str], ...]
     prices: tuple[Price, ...]
+    subjects: tuple[tuple[str, str], ...]
+    """Items, and what subjects they are of."""
     missing: tuple[tuple[str, int, int], ...]
     """Evaluation, items missing, items asked; over all rows."""
     short_of_seeds: int
@@ -252,9 +254,20 @@ def provenance(story: Account) -> Provenance:
         weights=tuple((arm, seed, weights[arm, seed]) for arm in story.run.arms for seed in story.run.seeds
                       if (arm, seed) in weights),
         prices=_prices(records),
+        subjects=_subjects(records),
         missing=_missing(story),
         short_of_seeds=sum(cell.estimate.seeds < cell.estimate.of_seeds for cell in story.grid.cells),
     )  # fmt: skip
+
+
+def _subjects(records: Sequence[Record]) -> tuple[tuple[str, str], ...]:
+    """Item sets that are of subjects, with all of these and how many items each has: no subset goes by a whole name."""
+    found = {}
+    for record in records:
+        if record.kind == "evaluations" and (subjects := record.measured.get("subjects")):
+            counted = ", ".join(f"{name} ({count})" for name, count in subjects.items())
+            found[str(record.settings.get("items"))] = f"{len(subjects)} subjects: {counted}"
+    return tuple(found.items())
 
 
 def _prices(records: Sequence[Record]) -> tuple[Price, ...]:
