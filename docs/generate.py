@@ -476,7 +476,9 @@ def recovery_table(found: dict[str, Any]) -> str:
         half = half_back(list(zip([0, *steps], [one["value"] for one in curve if one], strict=True)), top)
         lines.append([f"`{arm}`", *told, half, arithmetic(found, arm)])
     heads = ["arm", "V" if hazard != "manners" else "uncivil", *(f"after {count} steps" for count in steps), *asked]
-    return ruled([*heads, "half back after", "arithmetic"], lines)
+    heads += ["half back after", "arithmetic"]
+    width = len(heads) if any(line[-1] for line in lines) else len(heads) - 1  # nothing was pretrained
+    return ruled(heads[:width], [line[:width] for line in lines])
 
 
 def studied(name: str, found: dict[str, Any]) -> list[tuple[Path, str, str]]:
@@ -536,16 +538,14 @@ def half_back(curve: list[tuple[int, float]], top: float) -> str:
 
 def arithmetic(found: dict[str, Any], arm: str) -> str:
     """What an arm's own steps of unlearning computed, as a share of a pretraining."""
-    whole = statistics.mean(
-        s["spent"]["flops"] for s in found["steps"] if s["title"].startswith("pretrain for untouched")
-    )
+    whole = [s["spent"]["flops"] for s in found["steps"] if s["title"].startswith("pretrain for untouched")]
     taught = ("pretrain", "gradient_routing", "grid")
     own = [
         step["spent"]["flops"]
         for step in found["steps"]
         if f" for {arm}, seed" in step["title"] and not step["title"].startswith(taught)
     ]
-    return f"{sum(own) / len(found['seeds']) / whole:.0%}" if own else ""
+    return f"{sum(own) / len(found['seeds']) / statistics.mean(whole):.0%}" if own and whole else ""
 
 
 def share(row: dict[str, Any], seeds: int) -> str:
