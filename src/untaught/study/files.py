@@ -13,7 +13,7 @@ from pydantic import Field
 
 from .. import assets
 from ..attest import digest
-from ..core import Settings, UserError
+from ..core import Settings, UserError, require, suggest
 from ..core.shelves import Use
 from ..corpus.world import of_part, read_any_items
 
@@ -25,6 +25,10 @@ class Rows(Settings):
     """A file, or `asset:NAME/PATH`."""
     part: str | None = None
     """Only rows whose column `part` says so."""
+    subjects: tuple[str, ...] | None = None
+    """Only rows whose column `subject` is one of these."""
+    without: tuple[str, ...] = ()
+    """Without rows whose column `subject` is one of these, such as a benchmark's subjects that are the hazard's."""
     most: int | None = Field(default=None, ge=1)
     """Only so many, evenly spaced."""
     seen: bool = False
@@ -37,9 +41,23 @@ def items(given: str | Rows, folder: Path, where: str = "the items") -> pa.Table
     table = read_any_items(assets.path(rows.path, folder), where=where)
     if rows.part is not None:
         table = of_part(table, rows.part, where)
+    if rows.subjects is not None or rows.without:
+        table = _of_subjects(table, rows, where)
     if rows.most is not None and rows.most < table.num_rows:
         table = table.take(pa.array(np.arange(rows.most) * table.num_rows // rows.most))
     return table
+
+
+def _of_subjects(table: pa.Table, rows: Rows, where: str) -> pa.Table:
+    """The items of chosen subjects, or a `UserError` where one that is named is not there."""
+    told = require(table, ["subject"], where)["subject"].to_pylist()
+    for name in (*(rows.subjects or ()), *rows.without):
+        if name not in told:
+            raise UserError(f"{where} has no items of the subject '{name}'.{suggest(name, map(str, set(told)))}")
+    kept = [(rows.subjects is None or one in rows.subjects) and one not in rows.without for one in told]
+    if not any(kept):
+        raise UserError(f"{where} has no items left: 'without' names every subject of 'subjects'. Name others.")
+    return table.filter(pa.array(kept))
 
 
 def brought(component: Any) -> pa.Table | None:
@@ -91,7 +109,8 @@ def digest_of_items(given: str | Rows, folder: Path) -> str:
     if isinstance(given, str):
         return digest_of(assets.path(given, folder))
     whole = digest_of(assets.path(given.path, folder))
-    return digest.of_json([whole, given.part, given.most])
+    of = {} if given.subjects is None and not given.without else {"of": [given.subjects, given.without]}
+    return digest.of_json([whole, given.part, given.most, *of.items()])
 
 
 def digest_of(path: Path) -> str:
