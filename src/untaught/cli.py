@@ -331,12 +331,13 @@ def _intervene(
 def evaluate(model: Model, config: Config = None, out: Out = None, set_: Set = None, json_: AsJson = False) -> None:
     """Grade a model folder on files of items, and keep its marks in --out where that is given."""
     from .core import ExitCode
+    from .core.files import check_new
     from .engine.compute import begin
-    from .study.single import check_place, evaluate_all, read_jobs, write_evaluation
+    from .study.single import evaluate_all, read_jobs, write_evaluation
 
     jobs, folder = read_jobs(config, _changes(set_))
     if out is not None:
-        check_place(out)
+        check_new(out)
     begin(jobs[0].compute)
     graded = evaluate_all(model, jobs, folder)
     rows = [row for one in graded for row in one.rows]

@@ -1,9 +1,13 @@
-"""Files of the user: tables in YAML, changes to them by path, and where what is worth keeping is kept."""
+"""Files of the user: tables in YAML, changes to them by path, new folders, and where what is worth keeping is kept."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +81,33 @@ def _position(place: list[Any], part: str, path: str) -> int:
         known = f"a position from 0 to {len(place) - 1}" if place else "left out: the list is empty"
         raise UserError(f"--set {path}: '{part}' should be {known}.")
     return int(part)
+
+
+def check_new(out: Path) -> None:
+    """A `UserError` unless a folder can be written there that nothing is in yet."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} is a file or a folder that is not empty. Give another with --out.")
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"the folder {out} cannot be written: {above} does not let it. Give another with --out.")
+
+
+@contextlib.contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """Lend a folder to write to; it becomes `out` at the end, unless something was raised."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"the folder {out} cannot be written: {error.strerror}. Give another with --out.") from None
+    try:
+        yield made
+        made.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        made.rename(out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def home() -> Path:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from ..core import Mark, Marks, Subject, UserError, marks
-from .prompts import continued, encoded, wrapped
+from ..core import Mark, Marks, Subject, marks
 from .scoring import Completion, completions
 
 Per: TypeAlias = Literal["token", "character", "byte", "none"]
@@ -63,7 +62,6 @@ def taken(
         for _ in options
     ]
     pairs = [(prompt, f" {option}") for prompt, options in questions if prompt is not None for option in options]
-    check_vocabulary(subject, pairs)
     scored = iter(completions(subject, pairs, batch_size=batch_size, names=called if names else None))
     found: list[int | str] = []
     for prompt, options in questions:
@@ -82,18 +80,3 @@ def _score(scored: Completion, option: str, per: Per) -> float | None:
         return scored.nats_per_token
     length = {"character": len(option), "byte": len(option.encode()), "none": 1}[per]
     return scored.nats / max(length, 1)
-
-
-def check_vocabulary(subject: Subject, pairs: Sequence[tuple[str, str]]) -> None:
-    """A `UserError` where a text has tokens that the model has no embedding for: the tokenizer is another model's."""
-    prompts = {prompt: wrapped(subject, prompt) for prompt, _ in pairs}
-    ends = dict(zip(every := list({end for _, end in pairs}), continued(subject, every), strict=True))
-    rows = encoded(subject, [*prompts.values(), *ends.values()])
-    embeddings: Any = subject.model.get_input_embeddings()
-    known = embeddings.weight.shape[0]
-    highest = max((max(row) for row in rows if row), default=0)
-    if highest >= known:
-        raise UserError(
-            f"the tokenizer gives a token the number {highest:,}, and the model knows those below {known:,}: they do"
-            " not belong together. Put the model's own tokenizer into its folder."
-        )

@@ -31,7 +31,7 @@ from .examples import Example
 from .features import NOT_FINITE, rounded
 from .prompts import encoded, wrapped
 from .remembering import notes
-from .scoring import check_length, first_named
+from .scoring import check_length, check_vocabulary, first_named
 from .sequences import pieces
 
 TOGETHER = 32
@@ -105,6 +105,7 @@ def _texts(
 ) -> list[tuple[str, bool]]:
     unique = sorted(set(prompts))
     rows = encoded(subject, [wrapped(subject, prompt) for prompt in unique])
+    check_vocabulary(subject.model, rows)
     lengths = [[0] * (len(row) + tokens) for row in rows]
     check_length(subject.model, lengths, first_named(unique, prompts, names))
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), unique[index]))

@@ -142,6 +142,7 @@ def completions(
     """
     unique = list(dict.fromkeys(pairs))
     rows = _split(subject, unique)
+    check_vocabulary(subject.model, [row.ids for row in rows])
     check_length(subject.model, [row.read for row in rows], first_named(unique, pairs, names))
     found = _scores(subject, rows, _widest(subject))
     # What is no number spreads over the tree it arose in: only what has no number by itself is missing.
@@ -169,6 +170,17 @@ def first_named(unique: Sequence[Any], asked: Sequence[Any], names: Sequence[str
         return None
     named = dict(zip(reversed(asked), reversed(names), strict=True))
     return [named[one] for one in unique]
+
+
+def check_vocabulary(model: Any, rows: Sequence[Sequence[int]]) -> None:
+    """A `UserError` where a text has tokens that the model has no embedding for: the tokenizer is another model's."""
+    known = model.get_input_embeddings().weight.shape[0]
+    highest = max((max(row) for row in rows if row), default=0)
+    if highest >= known:
+        raise UserError(
+            f"the tokenizer gives a token the number {highest:,}, and the model knows those below {known:,}: they do"
+            " not belong together. Put the model's own tokenizer into its folder."
+        )
 
 
 def check_length(model: Any, rows: Sequence[Sequence[int]], names: Sequence[str] | None = None) -> None:
@@ -337,6 +349,7 @@ def text_nats(
     """
     before = subject.wrap.before
     rows = encode(subject.tokenizer, [before + text for text in texts], length)
+    check_vocabulary(subject.model, rows)
     check_length(subject.model, rows, names)
     given = max(1, len(subject.tokenizer(before)["input_ids"]))
     found = [Completion(None, 1)] * len(rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..core import Subject
-from ..engine.choices import check_vocabulary
 from ..engine.prompts import wrapped
 from ..engine.scoring import Completion, completions
 
@@ -19,7 +18,6 @@ def likelihoods(
     ends the prompt it stays. In place of an empty prompt stands the token that texts begin with.
     """
     asked = [_parted(subject, *pair) for pair in pairs]
-    check_vocabulary(subject, asked)
     return completions(subject, asked, batch_size=batch_size, names=names)
 
 

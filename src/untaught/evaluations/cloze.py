@@ -20,7 +20,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from ..core import Mark, Marks, Role, Settings, Subject, marks, require
-from ..engine.choices import check_vocabulary
 from ..engine.scoring import completions
 from ._items import answer_of
 
@@ -36,12 +35,11 @@ class Cloze(Settings):
     """What the model sees before the answer, which follows after a space. For items that are questions and not the
     beginnings of sentences, "Question: {question}\\nAnswer:"."""
     batch_size: int = Field(default=256, ge=1)
-    """Texts scored together; it changes no mark."""
+    """It changes nothing: which texts share a batch follows from the texts alone."""
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         rows = require(items, ["id", "question", "answer"], f"the items '{self.items}'").to_pylist()
         pairs = [(self.prompt.format(question=row["question"]), f" {answer_of(row, self.items)}") for row in rows]
-        check_vocabulary(subject, pairs)
         scored = completions(subject, pairs, batch_size=self.batch_size, names=[row["id"] for row in rows])
         found = []
         for row, one in zip(rows, scored, strict=True):

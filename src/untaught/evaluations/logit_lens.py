@@ -39,7 +39,7 @@ class LogitLens(Settings):
     layers: tuple[int | float, ...] = Field(default=(0.1, 0.3, 0.5, 0.7, 0.9), min_length=1)
     """Blocks whose outputs are read: indices, or fractions of the depth. The last is always read."""
     batch_size: int = Field(default=256, ge=1)
-    """Texts scored together; it changes no mark."""
+    """It changes nothing: which texts share a batch follows from the texts alone."""
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         from ..engine.features import depths

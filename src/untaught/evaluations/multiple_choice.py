@@ -64,7 +64,7 @@ class MultipleChoice(Settings):
     blind: str = "The answer is"
     """What it sees instead when the question is hidden. With letters, the prompt with no question in it."""
     batch_size: int = Field(default=256, ge=1)
-    """Texts scored together; it changes no mark."""
+    """It changes nothing: which texts share a batch follows from the texts alone."""
     scoring: Literal["options", "letters"] = "options"
     """What is scored: each option's whole text, or its letter among options that are shown."""
     lettered: str = "\n{options}\nAnswer:"

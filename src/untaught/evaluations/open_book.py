@@ -25,7 +25,7 @@ class OpenBook(Settings):
     prompt: str = "{context} {question}"
     """What the model sees before an option when there is a text."""
     batch_size: int = Field(default=256, ge=1)
-    """Texts scored together; it changes no mark."""
+    """It changes nothing: which texts share a batch follows from the texts alone."""
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         rows, asked = self.asked(items)

@@ -25,7 +25,7 @@ class Perplexity(Settings):
     length: int = Field(default=512, ge=2)
     """Longest document in tokens; the rest of it is not scored."""
     batch_size: int = Field(default=16, ge=1)
-    """Texts scored together; it changes no mark."""
+    """It changes nothing: which texts share a batch follows from the texts alone."""
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         rows = require(items, ["id", "text"], f"the documents '{self.items}'")

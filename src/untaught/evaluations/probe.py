@@ -58,7 +58,7 @@ class Probe(Settings):
     prompt: str = "{question}"
     """What the model sees before an option, which follows after a space."""
     batch_size: int = Field(default=256, ge=1)
-    """Texts scored together; it changes no mark."""
+    """It changes nothing: which texts share a batch follows from the texts alone."""
 
     def grade(self, subject: Subject, items: pa.Table) -> Marks:
         rows = of_choices(items, self.items)
@@ -87,13 +87,11 @@ class Probe(Settings):
 
     def _states(self, subject: Subject, rows: Sequence[Row], form: Form) -> tuple[list[np.ndarray], list[str | None]]:
         """What a probe looks at, a table a block; and why some facts cannot be read."""
-        from ..engine.choices import check_vocabulary
         from ..engine.features import depths, features
         from ..engine.scoring import completions
 
         prompts = [self.prompt.format(question=row["question"]) for row in rows]
         pairs = [(prompt, f" {row['choices'][row['answer']]}") for prompt, row in zip(prompts, rows, strict=True)]
-        check_vocabulary(subject, pairs)
         scored = completions(subject, pairs, batch_size=self.batch_size, names=[row["id"] for row in rows])
         causes = [None if one.nats is not None else "no finite score" for one in scored]
         said = [["?"] if form == "answer" else row["choices"] for row in rows]

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +24,8 @@ from typing import Any
 from pydantic import ConfigDict
 
 from ..core import Role, Settings, UserError, suggest
-from .reading import MEND, Cost, marks_of
+from ..core.files import check_new, whole
+from .reading import MEND, Cost, marks_of, results_of
 
 FORMATS = ("lm-eval", "inspect", "card", "lm-eval-tasks")
 RESULTS, ASKED = "results.jsonl", "evaluation.yaml"
@@ -120,11 +118,7 @@ def check(given: str, out: Path | None) -> Path:
         raise UserError(f"--export {given} is no format.{suggest(given, FORMATS)}")
     if out is None:
         raise UserError(f"--export {given} needs a place to write to. Add --out PLACE, a new folder.")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} is a file or a folder that is not empty. Give another with --out.")
-    above = next(path for path in out.absolute().parents if path.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UserError(f"the folder {out} cannot be written: {above} does not let it. Give another with --out.")
+    check_new(out)
     return out
 
 
@@ -132,36 +126,20 @@ def export(run: Path, out: Path, make: Callable[[Path, Path], list[Path]]) -> li
     """Let `make` write a run's export into a folder, which becomes `out` when it is whole. Returns the files."""
     if not (run / RESULTS).is_file():
         raise UserError(f"{run} has no {RESULTS}. {MEND}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with whole(out) as made:
         written = [path.relative_to(made) for path in make(run, made)]
-        made.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        made.rename(out)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return [out / path for path in written]
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
     """The lines of `results.jsonl`."""
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate((run / RESULTS).read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{run / RESULTS} row {number} is not JSON: {error}. {MEND}") from None
-    if not found:
-        raise UserError(f"{run / RESULTS} has no rows: nothing was evaluated. {MEND}")
-    return found
+    return [table for _, table in results_of(run)]
 
 
 def read(run: Path, *, with_marks: bool = True) -> Results:
     """All results of a folder, by subject, with the marks behind them."""
     where = run / RESULTS
-    found = [Result.settle(line, f"{where} row {number}") for number, line in enumerate(rows(run), start=1)]
+    found = [Result.settle(table, place) for place, table in results_of(run)]
     tests = _tests(found)
     if with_marks:
         for arm in dict.fromkeys(row.arm for row in found):

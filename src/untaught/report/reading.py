@@ -150,13 +150,18 @@ def _text(folder: Path, name: str) -> str:
         raise UserError(f"{path} is not UTF-8 text. {MEND}") from None
 
 
-def _rows(folder: Path) -> Iterable[Row]:
+def results_of(folder: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The rows of `results.jsonl` as tables, each with its place in words."""
     lines = [line for line in _text(folder, "results.jsonl").splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{folder / 'results.jsonl'} has no rows: nothing was evaluated. {MEND}")
     for number, line in enumerate(lines, start=1):
         where = f"{folder / 'results.jsonl'} row {number}"
-        table = _json(line, where)
+        yield where, _json(line, where)
+
+
+def _rows(folder: Path) -> Iterable[Row]:
+    for where, table in results_of(folder):
         try:
             yield Row.settle(table, where)
         except UserError as error:

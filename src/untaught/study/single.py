@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ import yaml
 from .. import assets
 from ..attest import digest
 from ..core import Budget, Compute, Corpus, Marks, Role, Spent, Stop, Subject, UserError, Wrap, by_metric
-from ..core.files import change, home, read_yaml
+from ..core.files import change, check_new, home, read_yaml, whole
 from ..corpus.world import from_files, read_any_items, split, subjects_of
 from ..corpus.writing import write_atomically, write_documents
 from ..engine.rig import Progress, Rig
@@ -110,7 +108,7 @@ def _job(table: dict[str, Any], where: str, *, has_file: bool) -> Job:
 def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progress: Progress | None) -> dict[str, Any]:
     """Apply an unlearning method or an attack to a model folder; write the new model folder whole or not at all."""
     component = job.component(shelf, job.where).resolved(folder)
-    check_place(out)
+    check_new(out)
     from ..engine import models
     from ..engine.folders import check_folder
     from ..engine.prompts import check_chat
@@ -138,15 +136,6 @@ def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progre
     return {"model": str(out), "weights": weights, **wrap, **told}
 
 
-def check_place(out: Path) -> None:
-    """A `UserError` unless a folder can be written there that nothing is in yet."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"{out} is a file or a folder that is not empty. Give another with --out.")
-    above = next(path for path in out.absolute().parents if path.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UserError(f"the folder {out} cannot be written: {above} does not let it. Give another with --out.")
-
-
 def _corpus(shelf: str, job: Job, folder: Path) -> Corpus:
     """The texts of a job; an attacker's own where it names them."""
     files = job.corpus or Files()
@@ -167,29 +156,11 @@ def _write(subject: Subject, out: Path, given: Wrap) -> str:
     """Write a model folder. A wrap that is no longer what was given stands beside the weights."""
     from ..engine import models
 
-    with _made(out) as made:
+    with whole(out) as made:
         models.save(subject, made)
         if subject.wrap != given:
             (made / WRAP).write_text(subject.wrap.model_dump_json(), encoding="utf-8")
     return digest.of_weights(out)
-
-
-@contextlib.contextmanager
-def _made(out: Path) -> Iterator[Path]:
-    """Lend a folder to write to; it becomes `out` at the end, unless something was raised."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"the folder {out} cannot be written: {error.strerror}. Give another with --out.") from None
-    try:
-        yield made
-        made.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        made.rename(out)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -290,7 +261,7 @@ def write_evaluation(out: Path, model: Path, jobs: Sequence[Job], graded: Sequen
     marks = pa.concat_tables(_placed(one, arm, job.seed) for job, one in zip(jobs, graded, strict=True))
     shared = {name: getattr(jobs[0], name).changed() for name in ("wrap", "compute")} | {"seed": jobs[0].seed}
     asked = {name: value for name, value in shared.items() if value} | {"evaluations": [one.asked for one in graded]}
-    with _made(out) as folder:
+    with whole(out) as folder:
         write_documents(marks, folder / "marks" / f"{arm}.parquet")
         write_atomically(folder / ASKED, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
         write_atomically(folder / "results.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
