@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+import untaught.evaluations
 from untaught.core import UserError, Wrap
 from untaught.core.subject import Subject
 from untaught.corpus.writing import write_documents
@@ -191,6 +192,7 @@ def test_a_task_by_name_needs_lm_eval_and_says_so(monkeypatch):
     for name in ["lm_eval", *(name for name in sys.modules if name.startswith("lm_eval."))]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "untaught.evaluations._harness", raising=False)
+    monkeypatch.delattr(untaught.evaluations, "_harness", raising=False)  # an earlier test may have imported it
     with pytest.raises(UserError, match=r"'arc_easy', is not installed.*pip install 'untaught\[evals\]'"):
         LmEval(task="arc_easy").brought()
 
