@@ -91,6 +91,40 @@ def test_one_byte_of_a_file_changes_the_identities_of_what_stands_on_it(place, n
     assert {key[0] for key in before if before[key] != after[key]} == kinds
 
 
+def test_a_world_of_the_lab_is_told_to_a_model_of_ones_own(place, tmp_path):
+    from safetensors.torch import load_file
+
+    world = {"use": "compounds", "substances": 8, "towns": 8, "values": 8, "exposures": 2, "attack_exposures": 2}
+    study = {name: STUDY[name] for name in ("workers", "base", "arms", "attacks")} | {
+        "world": world,
+        "evaluations": [{"use": "multiple_choice", "items": "hazard_held_out"}],
+    }
+    done, rows = run(put(place / "study.yaml", study), tmp_path / "home", tmp_path / "out")
+    assert done == 1 + 1 + 2 + 4
+    assert {row["items"] for row in rows} == {"hazard_held_out"}
+    made = plan(load(place / "study.yaml"))
+    start = Store(tmp_path / "home").folder(made.steps[0].identity) / "model" / "model.safetensors"
+    base = place / "models" / "base" / "model.safetensors"
+    assert load_file(start).keys() == load_file(base).keys()
+    assert all((one == load_file(base)[name]).all() for name, one in load_file(start).items())
+    again = tmp_path / "out" / "study.yaml"
+    assert run(again, tmp_path / "home", tmp_path / "again") == (0, rows)
+    turned(base)
+    after = plan(load(place / "study.yaml"))
+    assert not {step.identity for step in made.steps} & {step.identity for step in after.steps}
+
+
+def test_a_base_leaves_no_shape_to_choose_and_must_be_there(place):
+    study = {name: STUDY[name] for name in ("arms", "base")} | {
+        "world": "lab:compounds",
+        "evaluations": [{"use": "multiple_choice", "items": "hazard_held_out"}],
+    }
+    with pytest.raises(UserError, match="'start' is the shape of the lab's starting model, and 'base' is another"):
+        load(put(place / "study.yaml", study | {"start": {"width": 32}}))
+    with pytest.raises(UserError, match="there is no folder|models/none"):
+        plan(load(put(place / "study.yaml", study | {"base": "models/none"})))
+
+
 def test_other_items_leave_those_that_were_alone(place):
     before = identities(place / "study.yaml")
     shutil.copy(place / "questions.jsonl", place / "more.jsonl")

@@ -155,7 +155,7 @@ def test_a_chat_study_of_a_model_without_a_template_is_refused_when_it_is_planne
     table = json.loads(settings.read_text(encoding="utf-8"))
     settings.write_text(json.dumps(table | {"chat_template": CHATML}), encoding="utf-8")
     plan(study(folder, chat=True))
-    with pytest.raises(UserError, match="a world's has none"):
+    with pytest.raises(UserError, match="needs a model with a chat template"):
         Study.settle(
             {
                 "world": "lab:compounds",

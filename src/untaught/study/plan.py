@@ -130,12 +130,12 @@ def _collect(step: Step, into: dict[str, Step]) -> None:
 
 @dataclass(frozen=True)
 class _Files:
-    """What a study without a world stands on, by its bytes. Both are empty for a world of the lab."""
+    """What a study stands on that is in files, by its bytes."""
 
     world: Mapping[str, Any]
-    """The corpus and the base model."""
+    """The base model, and the corpus; empty where the lab makes both."""
     items: Mapping[str, str]
-    """Item sets. They are no part of the world: a new one trains nothing anew."""
+    """Item sets of a study without a world. They are no part of it: a new one trains nothing anew."""
     learned: Mapping[int, str]
     """By evaluation: what it learns from."""
     brought: Mapping[int, str]
@@ -155,14 +155,9 @@ class _Files:
             if (table := files.brought(entry.component("evaluations", entry.use))) is not None
         }
         brought = {index: digest.of_json(table.to_pylist()) for index, table in own.items()}
+        world: dict[str, Any] = {} if study.base is None else {"base": _base(study, study.base)}
         if study.corpus is None:
-            return cls({}, {}, learned, brought)
-        from ..engine.folders import check_folder
-        from ..engine.prompts import check_chat
-
-        base = assets.path(str(study.base), study.folder)
-        check_folder(base)
-        check_chat(base, study.wrap)
+            return cls(world, {}, learned, brought)
         tables = {name: files.items(given, study.folder, f"items.{name}") for name, given in study.items.items()}
         asked: dict[str, str] = {}
         for index, entry in enumerate(study.evaluations):
@@ -171,10 +166,21 @@ class _Files:
                 asked[name] = entry.settings.get("role") or role_of(tables[name], name)
         sides = {side: [files.digest_of(file) for file in study.corpus.paths(side, study.folder)] for side in SIDES}
         _check_attacks(study, {name: tables[name] for name, role in asked.items() if role == "hazard"})
-        world = {"corpus": sides, "text_column": study.corpus.text_column, "base": files.digest_of(base)}
+        world |= {"corpus": sides, "text_column": study.corpus.text_column}
         world |= {} if study.corpus.attack_part is None else {"attack_part": study.corpus.attack_part}
         items = {name: files.digest_of_items(given, study.folder) for name, given in study.items.items()}
         return cls(world, items, learned, brought)
+
+
+def _base(study: Study, base: str) -> str:
+    """The digest of the model that arms start from, if it can be used."""
+    from ..engine.folders import check_folder
+    from ..engine.prompts import check_chat
+
+    folder = assets.path(base, study.folder)
+    check_folder(folder)
+    check_chat(folder, study.wrap)
+    return files.digest_of(folder)
 
 
 def _check_attacks(study: Study, hazard: Mapping[str, pa.Table]) -> None:
@@ -239,7 +245,8 @@ class _Seed:
         study = self.study
         wrap = {} if study.wrap == Wrap() else {"wrap": study.wrap.changed()}
         if study.world is not None:
-            settings = {"world": study.world.plain(), "start": study.start.changed()}
+            start = self.files.world or {"start": study.start.changed()}
+            settings = {"world": study.world.plain(), **start}
             return self._step("world", f"world {study.world.use}", settings=settings | wrap)
         return self._step("world", "corpus and base model", settings={**self.files.world, **wrap}, seeded=False)
 

@@ -295,7 +295,8 @@ class Study(Settings):
     corpus: Files | None = None
     """In place of a world: a corpus in files."""
     base: str | None = None
-    """With `corpus`: the folder of the model that the arms start from, or `asset:NAME`."""
+    """The folder of the model that the arms start from, or `asset:NAME`: with `corpus`, or with a world in place of the
+    lab's starting model. A world is invented, so that no model in existence knows anything of it."""
     items: dict[Name, str | Rows] = {}
     """With `corpus`: item sets by name, as files or `asset:NAME/PATH`, or as some rows of one."""
     arms: dict[Name, Arm] = Field(min_length=1)
@@ -350,8 +351,10 @@ class Study(Settings):
         if self.corpus is not None and not (self.corpus.hazard and self.corpus.benign):
             lacking = " and ".join(side for side in ("hazard", "benign") if not getattr(self.corpus, side))
             raise ValueError(f"'corpus' names no {lacking} text. Add 'corpus: {{hazard: PATHS, benign: PATHS}}'")
-        if self.world is not None and self.wrap.chat:
-            raise ValueError("'wrap.chat' needs a model with a chat template, and a world's has none. Remove it")
+        if self.base is not None and self.start != StartingModel():
+            raise ValueError("'start' is the shape of the lab's starting model, and 'base' is another. Remove one")
+        if self.base is None and self.wrap.chat:
+            raise ValueError("'wrap.chat' needs a model with a chat template: give it as 'base', or remove 'wrap.chat'")
         for name in ("seeds", "attack_seeds"):
             given = getattr(self, name)
             if len(set(given)) != len(given) or not given:
@@ -463,8 +466,9 @@ def resolved(study: Study, file: Path) -> Study:
         done = done.model_copy(update={"world": done.world.model_copy(update={"settings": settings})})
     if done.corpus is not None:
         items = {name: _whole(given, folder) for name, given in done.items.items()}
-        base = assets.whole(str(done.base), folder)
-        done = done.model_copy(update={"corpus": done.corpus.resolved(folder), "base": base, "items": items})
+        done = done.model_copy(update={"corpus": done.corpus.resolved(folder), "items": items})
+    if done.base is not None:
+        done = done.model_copy(update={"base": assets.whole(done.base, folder)})
     done._folder = folder
     _check_names(done, file.name)
     return done

@@ -126,8 +126,6 @@ class Bench:
         study = self.study
         if study.corpus is None:
             world = study.world_settings().build(step.seed)
-            start = study.start.build(world.documents["text"].to_pylist(), step.seed)
-            outputs = self._save(replace(start, wrap=study.wrap), folder)
         else:
             corpus, at = study.corpus, study.folder
             world = from_files(
@@ -139,10 +137,13 @@ class Bench:
                 attack_part=corpus.attack_part,
                 text_column=corpus.text_column,
             )
+        if study.base is None:
+            start = replace(study.start.build(world.documents["text"].to_pylist(), step.seed), wrap=study.wrap)
+        else:
             from ..engine import models
 
-            start = models.load(assets.path(str(study.base), at), study.wrap)
-            outputs = self._save(start, folder)
+            start = models.load(assets.path(study.base, study.folder), study.wrap)
+        outputs = self._save(start, folder)
         world.save(folder)
         truth = split(world.documents)
         outputs |= {name: digest.of_file(folder / name) for name in ("documents.parquet", "attack.parquet")}
