@@ -110,11 +110,12 @@ def test_without_a_reference_nothing_is_recovered_or_paid(tmp_path):
         assert "no reference arm" in only(found, **demand).why
 
 
-def test_an_attack_that_mixes_in_the_reference_is_set_apart(tmp_path):
+@pytest.mark.parametrize("brought", [{"donor": "untouched"}, {"donor": "tuned", "base": "untouched"}])
+def test_an_attack_that_mixes_in_the_reference_is_set_apart(tmp_path, brought):
     def mixing(lines):
         for line in lines:
             if line["attack"] == "quantise":
-                line |= {"attack": "interpolate", "attack_settings": {"donor": "untouched", "share": 0.9}}
+                line |= {"attack": "interpolate", "attack_settings": {**brought, "share": 0.9}}
                 line |= told(0.9, line["items"], role=line["role"])
         return lines
 

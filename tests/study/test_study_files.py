@@ -90,6 +90,10 @@ def test_a_change_that_goes_nowhere_is_refused(tmp_path, path, words):
             "study.yaml, arms.rmu.from is 'untuched', which is no arm. Did you mean 'untouched'?",
         ),
         (
+            {"attacks": [{"use": "merge", "way": "ties", "base": "untuched"}]},
+            "study.yaml, attacks.0 (merge) has base 'untuched', which is no arm. Did you mean 'untouched'?",
+        ),
+        (
             {"attacks": [{"use": "interpolate", "donor": "untuched"}]},
             "study.yaml, attacks.0 (interpolate) has donor 'untuched', which is no arm. Did you mean 'untouched'?",
         ),

@@ -313,6 +313,19 @@ def test_attack_keeps_to_its_budget_and_needs_no_text_it_does_not_read(desk, job
     assert "base-quantise: weights " in answer.out
     answer = desk("attack", library / "base", "--set", "use=interpolate", "--set", "donor=base-quantise", "--json")
     assert json.loads(answer.out)["spent"]["steps"] == 0
+    merge = [
+        "--set",
+        "use=merge",
+        "--set",
+        "way=ties",
+        "--set",
+        "donor=base-quantise",
+        "--set",
+        f"base={library / 'base'}",
+    ]
+    answer = desk("attack", "base-relearn", *merge)
+    assert answer.code == 0, answer.err
+    assert "base-relearn-merge: weights " in answer.out
 
 
 def test_a_prompt_that_an_attack_leaves_is_asked_with_by_evaluate(desk, library, tmp_path):

@@ -359,8 +359,9 @@ def test_without_a_gap_there_is_nothing_to_recover(tmp_path):
     assert gentle.verdict == "not removed: 88% before any attack"
 
 
-def test_an_attack_that_brings_the_references_weights_proves_nothing(tmp_path):
-    mixed = row("filtered", 0.9, attack="interpolate", settings={"donor": "untouched", "share": 0.75})
+@pytest.mark.parametrize("brought", [{"donor": "untouched"}, {"donor": "tuned", "base": "untouched"}])
+def test_an_attack_that_brings_the_references_weights_proves_nothing(tmp_path, brought):
+    mixed = row("filtered", 0.9, attack="interpolate", settings={**brought, "share": 0.75})
     found = story(tmp_path, [*arms(untouched=0.9, filtered=0.25), mixed])
     assert standing(found, "filtered").kind == "untried"
     assert [attack.label for attack in found.set_apart] == ["interpolate"]

@@ -56,8 +56,8 @@ def moved(given, seed, size=0.05):
     return replace(given, model=model)
 
 
-def attacked(component, given, donor=None, corpus=CORPUS, seed=0, **budget):
-    rig = Rig(seed, "attacks/x", donor=lambda: donor, budget=Budget(**budget))
+def attacked(component, given, donor=None, corpus=CORPUS, seed=0, base=None, **budget):
+    rig = Rig(seed, "attacks/x", donor=lambda: donor, base=lambda: base, budget=Budget(**budget))
     return component.apply(given, corpus, rig), rig
 
 
@@ -154,6 +154,54 @@ def test_dare_drops_by_chance_and_makes_up_for_it(plain, other):
     assert (draws[0] == rows(attacked(component, plain, other)[0])[name] - rows(plain)[name]).all()
     whole, _ = attacked(Merge(way="dare", share=1.0, density=1.0), plain, other)
     near(weights(whole), weights(other))
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_ties_with_a_base_elects_a_sign_for_what_both_have_learned(plain, other, share):
+    """By hand, a weight at a time; task arithmetic with the base is the sum of what both have learned."""
+    base = moved(plain, 9)
+    result, _ = attacked(Merge(way="ties", share=share, density=0.3, base="b"), plain, other, base=base)
+    summed, _ = attacked(Merge(way="task_arithmetic", share=share, base="b"), plain, other, base=base)
+    start, one, two = weights(base), weights(plain), weights(other)
+    for name, found in weights(result).items():
+        tasks = [kept_of(side[name] - start[name], 0.3) for side in (one, two)]
+        expected = start[name].copy()
+        for place in np.ndindex(expected.shape):
+            both = [float(task[place]) for task in tasks]
+            sign = np.sign(sum(both))
+            agreeing = [entry for entry in both if entry and np.sign(entry) == sign]
+            expected[place] += share * np.mean(agreeing) if agreeing else 0
+        np.testing.assert_allclose(found, expected, atol=2e-6, err_msg=name)
+        whole = start[name] + share * (one[name] + two[name] - 2 * start[name])
+        np.testing.assert_allclose(weights(summed)[name], whole, atol=2e-6, err_msg=name)
+
+
+def kept_of(task, density):
+    """A task vector with all but its largest entries 0."""
+    largest = np.argsort(-np.abs(task), axis=None, kind="stable")[: max(1, round(density * task.size))]
+    trimmed = np.zeros(task.size, task.dtype)
+    trimmed[largest] = task.ravel()[largest]
+    return trimmed.reshape(task.shape)
+
+
+def test_dare_with_a_base_drops_from_both_and_all_of_it_is_their_sum(plain, other):
+    base = moved(plain, 9)
+    whole, _ = attacked(Merge(way="dare", share=1.0, density=1.0, base="b"), plain, other, base=base)
+    one, two, start = weights(plain), weights(other), weights(base)
+    near(weights(whole), {name: one[name] + two[name] - start[name] for name in start})
+    half, _ = attacked(Merge(way="dare", share=1.0, density=0.5, base="b"), plain, other, base=base)
+    name = "0.mlp.down_proj.weight"
+    assert 0.2 < (rows(half)[name] == rows(base)[name]).mean() < 0.3
+
+
+def test_a_base_is_for_task_vectors_and_of_the_same_kind(plain, other):
+    with pytest.raises(ValueError, match="'slerp' mixes two models and has no base"):
+        Merge(way="slerp", base="b")
+    wider = StartingModel(width=48, blocks=4, heads=2, vocabulary=300).build(HAZARD + BENIGN, 0)
+    with pytest.raises(UserError, match="base 'b' has another shape at"):
+        attacked(Merge(way="ties", base="b"), plain, other, base=wider)
+    with pytest.raises(UserError, match="needs a base: name another arm"):
+        Merge(way="ties", base="b").apply(plain, CORPUS, Rig(0, "attacks/x", donor=lambda: other))
 
 
 def test_extrapolation_goes_past_either_end(plain, other):

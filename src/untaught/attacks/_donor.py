@@ -1,8 +1,8 @@
-"""Weights of two models of one kind, side by side."""
+"""Weights of models of one kind, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -12,22 +12,30 @@ from ..core import Rig, Subject, UserError
 from ..engine.models import fresh
 from ._surgery import written
 
-Mix = Callable[[Tensor, Tensor], Tensor]
-"""What becomes of a parameter of the subject's and the donor's, both in float32."""
+Mix = Callable[..., Tensor]
+"""What becomes of a parameter of the subject's, handed it and those of the other models, all in float32."""
 
 
-def mixed(subject: Subject, rig: Rig, donor: str, mix: Mix) -> Subject:
-    """The subject with every parameter mixed with that of the rig's donor, which the settings call `donor`.
+def mixed(subject: Subject, rig: Rig, mix: Mix, **others: str) -> Subject:
+    """The subject with every parameter mixed with those of the rig's other models.
 
-    Two models that do not have the same parameters are a `UserError`. Without a budget nothing is changed.
+    `others` has of each setting that names a model what it names. One that does not have the same parameters is a
+    `UserError`. Without a budget nothing is changed.
     """
     model = fresh(subject.model)
     if not rig.budget.empty:
-        theirs, ours = (dict(one.named_parameters()) for one in (rig.donor().model, model))
-        for name in [*ours, *theirs]:
-            if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape:
-                raise UserError(f"donor '{donor}' has another shape at {name}. Give a model of the same kind.")
+        ours = dict(model.named_parameters())
+        theirs = [_alike(ours, rig.donor(setting), f"{setting} '{named}'") for setting, named in others.items()]
         with torch.no_grad():
-            both = ((name, weight, theirs[name].to(weight.device)) for name, weight in ours.items())
-            written(rig, ((name, own, mix(own.float(), other.float())) for name, own, other in both))
+            sides = ((name, own, [one[name].to(own.device).float() for one in theirs]) for name, own in ours.items())
+            written(rig, ((name, own, mix(own.float(), *other)) for name, own, other in sides))
     return replace(subject, model=model.eval())
+
+
+def _alike(ours: Mapping[str, Tensor], other: Subject, called: str) -> dict[str, Tensor]:
+    """Another model's parameters, if they are of the same kind."""
+    theirs = dict(other.model.named_parameters())
+    for name in [*ours, *theirs]:
+        if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape:
+            raise UserError(f"{called} has another shape at {name}. Give a model of the same kind.")
+    return theirs

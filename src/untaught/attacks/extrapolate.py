@@ -41,4 +41,4 @@ class Extrapolate(Settings):
             end, start = (other, own) if self.past == "donor" else (own, other)
             return end + self.share * (end - start)
 
-        return mixed(subject, rig, self.donor, mix)
+        return mixed(subject, rig, mix, donor=self.donor)

@@ -27,4 +27,4 @@ class Interpolate(Settings):
     """How far: 0 stays, 1 arrives."""
 
     def apply(self, subject: Subject, corpus: Corpus, rig: Rig) -> Subject:
-        return mixed(subject, rig, self.donor, lambda own, other: own.lerp(other, self.share))
+        return mixed(subject, rig, lambda own, other: own.lerp(other, self.share), donor=self.donor)

@@ -205,7 +205,7 @@ def _recovered_of(
     points = [
         (attack, point)
         for attack in chosen
-        if attack.donor is None or attack.donor not in borrowed
+        if borrowed.isdisjoint({attack.donor, attack.settings.get("base")})
         for point in attack.points
         if point.measure == measure and _within(point.spent, demand)
     ]

@@ -114,8 +114,8 @@ class Rig(Protocol):
         """The same for code without torch."""
         ...
 
-    def donor(self) -> Subject:
-        """The other arm that the component's setting `donor` names."""
+    def donor(self, setting: Literal["donor", "base"] = "donor") -> Subject:
+        """The other arm that the component's setting `donor` names, or its setting `base`."""
         ...
 
     def subject(self) -> Subject:

@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Rig:
         budget: Budget | None = None,
         stops: Sequence[int] = (),
         donor: Callable[[], Subject] | None = None,
+        base: Callable[[], Subject] | None = None,
         subject: Callable[[], Subject] | None = None,
         progress: Progress | None = None,
         checkpoints: Checkpoints | None = None,
@@ -58,7 +59,7 @@ class Rig:
         """Where the step has a `stop`: what looks at the cost on benign text."""
         self.tunes = 0
         """How many descents are over."""
-        self._donor = donor
+        self._others = {"donor": donor, "base": base}
         self._subject = subject
         self._progress = progress
         self._began = time.perf_counter()
@@ -83,13 +84,13 @@ class Rig:
         """Randomness for one purpose, for numpy."""
         return np.random.default_rng(self.number(purpose))
 
-    def donor(self) -> Subject:
-        """The other arm that the component's setting `donor` names."""
-        if self._donor is None:
+    def donor(self, setting: Literal["donor", "base"] = "donor") -> Subject:
+        """The other arm that the component's setting `donor` names, or its setting `base`."""
+        if (other := self._others[setting]) is None:
             raise UserError(
-                "this component needs a donor: name another arm, or a model folder, in its setting 'donor'."
+                f"this component needs a {setting}: name another arm, or a model folder, in its setting '{setting}'."
             )
-        return self._donor()
+        return other()
 
     def subject(self) -> Subject:
         """The model that is about to be fine-tuned, for filters that ask it."""

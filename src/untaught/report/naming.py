@@ -29,12 +29,14 @@ class Attack:
     """The arm whose weights the attack mixes in."""
     stale: bool = False
     """What it looks for, it found in other weights than those under attack: a weak control, never a verdict."""
+    base: str | None = None
+    """The arm from which it counts what the attacked one and the donor have learned, and whose weights it starts at."""
 
     def apart(self, reference: str) -> str | None:
         """Why it decides no verdict; None where it may."""
         if self.stale:
             return f"found in the weights of {self.donor}"
-        return f"mixes in the weights of {reference}" if self.donor == reference else None
+        return f"mixes in the weights of {reference}" if reference in (self.donor, self.base) else None
 
 
 def key(row: Row) -> tuple[str, str] | None:
@@ -54,9 +56,10 @@ def attacks(rows: Iterable[Row]) -> dict[tuple[str, str], Attack]:
         for (name, settings), words in zip(kin.items(), tell_apart(list(kin.values())), strict=True):
             label = f"{component} ({words})" if words else component
             label += f", worst of {settings[TRIALS]} trials" if TRIALS in settings else ""
-            donor, stale = settings.get("donor"), settings.get("stale") is True
+            donor, base = (arm if isinstance(arm := settings.get(role), str) else None for role in ("donor", "base"))
+            stale = settings.get("stale") is True
             label += f", stale: found in {donor}" if stale else ""
-            named[name] = Attack(component, name[1], label, donor if isinstance(donor, str) else None, stale)
+            named[name] = Attack(component, name[1], label, donor, stale, base)
     return {name: named[name] for name in found}
 
 

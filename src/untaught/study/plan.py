@@ -224,7 +224,7 @@ class _Seed:
             for name in self.study.arms:
                 whole = self._cell(name, None, None, None, self.arms[name])
                 before = {f"before {place}": step for place, (_, step) in enumerate(whole.evaluations)}
-                inputs = {"world": self.world, "subject": self.arms[name], **before, **self._donor(attack)}
+                inputs = {"world": self.world, "subject": self.arms[name], **before, **self._others(attack)}
                 for seed in self._draws(attack):
                     own = {"attack_seed": seed} if seed else {}
                     own |= {"search": attack.search.changed() if attack.search else {}, "sampler": _sampler()}
@@ -265,9 +265,9 @@ class _Seed:
             own = self._lesson(entry, before.count((entry.use, entry.text)))
             before.append((entry.use, entry.text))
             title = f"{entry.use} for {name}" + (f", part {len(before)}" if len(arm.training) > 1 else "")
-            subject = self._step("training", title, inputs | self._donor(entry), entry=entry, settings=own)
+            subject = self._step("training", title, inputs | self._others(entry), entry=entry, settings=own)
         for entry in arm.unlearning:
-            inputs = {"world": self.world, "subject": subject} | self._donor(entry)
+            inputs = {"world": self.world, "subject": subject} | self._others(entry)
             own = {} if entry.stop is None else {"stop": entry.stop.changed()}
             subject = self._step("unlearning", f"{entry.use} for {name}", inputs, entry=entry, settings=own)
         return subject
@@ -292,7 +292,7 @@ class _Seed:
             return self.arms[name]  # no budget, no change: the battery holds every attack to it
         spend = ", ".join(f"{n} {what}" for what, n in budget.model_dump(exclude_none=True).items())
         title = f"{attack.use} on {name}" + (f", {spend}" if spend else "") + (f", attack seed {seed}" if seed else "")
-        inputs = {"world": self.world, "subject": self.arms[name]} | self._donor(attack)
+        inputs = {"world": self.world, "subject": self.arms[name]} | self._others(attack)
         own = {"attack_seed": seed} if seed else {}
         return self._step("attacks", title, inputs, entry=attack, settings=own, budget=budget)
 
@@ -320,15 +320,14 @@ class _Seed:
             "prepared": self._step("preparation", f"what {entry.use} learns", inputs, entry=entry, settings=settings)
         }
 
-    def _donor(self, entry: Entry) -> dict[str, Step]:
-        donor = entry.settings.get("donor")
-        if donor is None:
-            return {}
-        if donor not in self.arms:
-            raise UserError(
-                f"{entry.use} has donor '{donor}', which is made from this arm or after it. Order the arms."
-            )
-        return {"donor": self.arms[donor]}
+    def _others(self, entry: Entry) -> dict[str, Step]:
+        """The other arms that an entry needs, made before it."""
+        for setting, named in entry.others.items():
+            if named not in self.arms:
+                raise UserError(
+                    f"{entry.use} has {setting} '{named}', which is made from this arm or after it. Order the arms."
+                )
+        return {setting: self.arms[named] for setting, named in entry.others.items()}
 
     def _step(
         self,

@@ -7,12 +7,20 @@ settings, arms, donors and item sets.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from .. import assets
 from ..core import Budget, Compute, Role, Settings, Stop, UserError, Wrap, suggest
@@ -26,6 +34,8 @@ from .ranges import Range
 WORLDS = ("compounds", "manners")
 SIDES = ("hazard", "benign", "attack_hazard", "attack_benign")
 """The sides of a corpus in files: what models are trained on, and what an attacker has."""
+OTHERS = ("donor", "base")
+"""Settings of components that name another arm, whose weights they are handed."""
 UNTOUCHED = ("untouched", "unfiltered")
 """Names of the reference in the report; where no arm has one of them, it is the first."""
 
@@ -46,6 +56,14 @@ class Budgets(Settings):
     steps: int | tuple[int, ...] | None = None
     tokens: int | tuple[int, ...] | None = None
     examples: int | tuple[int, ...] | None = None
+
+    @field_validator("steps", "tokens", "examples", mode="before")
+    @classmethod
+    def _whole_numbers(cls, given: Any) -> Any:
+        try:
+            return TypeAdapter(int | tuple[int, ...] | None).validate_python(given)
+        except ValidationError:
+            raise ValueError(f"{given!r} is no whole number, and no list of them such as [0, 20, 40]") from None
 
     @model_validator(mode="after")
     def _one_list(self) -> Budgets:
@@ -72,6 +90,11 @@ class Entry(Use):
 
     budget: Budgets | None = None
     """For attacks: what the attacker may spend."""
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The other models that its settings name, by the setting."""
+        return {name: named for name in OTHERS if (named := self.settings.get(name)) is not None}
 
     def plain(self) -> dict[str, Any]:
         """As it stands in a study file."""
@@ -439,6 +462,7 @@ def resolved(study: Study, file: Path) -> Study:
             return _open(entry, ranges, where)
         if shelf == "attacks" and entry.search is not None:
             raise UserError(f"{where} ({entry.use}) has a search and no range. Give a setting as [lowest, highest].")
+        _refuse_ranges(entry, shelf, where)
         component = entry.component(shelf, where).resolved(folder)
         component = located(component, lambda given: assets.whole(given, folder))
         if entry.budget is not None and shelf != "attacks":
@@ -475,11 +499,35 @@ def resolved(study: Study, file: Path) -> Study:
 
 
 def _open(entry: Attack, ranges: Mapping[str, Range], where: str) -> Attack:
-    """An attack whose ranges are to be searched, with its other settings filled in. Both ends of each are tried."""
-    ends = [entry.closed({name: range_.ends[end] for name, range_ in ranges.items()}) for end in (0, -1)]
-    first, _ = (end.component("attacks", where) for end in ends)
-    settings = {**first.changed(), **{name: range_.plain() for name, range_ in ranges.items()}}
-    return entry.model_copy(update={"settings": settings, "search": entry.search or Search()})
+    """An attack whose ranges are to be searched, with its other settings filled in. Each end and choice is tried, and
+    is kept as the attack takes it: what YAML reads as text, such as `1e-4`, is a number for a setting that is one.
+    """
+    for name in OTHERS:
+        if name in ranges:
+            raise UserError(
+                f"{where} ({entry.use}) has {name}s {', '.join(map(str, ranges[name].ends))}, and a {name} is not"
+                " searched. Name one, and give each other an attack of its own."
+            )
+    first = entry.closed({name: range_.ends[0] for name, range_ in ranges.items()})
+    settings = first.component("attacks", where).changed()
+    for name, range_ in ranges.items():
+        ends = [first.closed({name: end}).component("attacks", where) for end in range_.ends]
+        settings[name] = [end.changed()[name] for end in ends]
+    opened = entry.model_copy(update={"settings": settings, "search": entry.search or Search()})
+    opened.ranges(where)
+    return opened
+
+
+def _refuse_ranges(entry: Entry, shelf: str, where: str) -> None:
+    """A `UserError` where something else than an attack has a range."""
+    found = entry.kind(shelf, where)
+    for name, value in entry.settings.items():
+        plain = isinstance(value, list) and len(value) > 1 and all(isinstance(one, int | float | str) for one in value)
+        if plain and name in found.model_fields and not _takes_a_list(found, name):
+            raise UserError(
+                f"{where} ({shelf}.{entry.use}), {name} is {value}: only settings of attacks are searched. Give one"
+                " value, and compare others as arms or evaluations of their own."
+            )
 
 
 def _whole(given: str | Rows, folder: Path) -> str | Rows:
@@ -528,14 +576,16 @@ def _check_names(study: Study, file: str) -> None:
         for i, e in enumerate(getattr(arm, part))
     ]
     for where, entry in mentioned:
-        donor = entry.settings.get("donor")
-        if donor is not None and donor not in study.arms:
-            raise UserError(
-                f"{file}, {where} ({entry.use}) has donor '{donor}', which is no arm.{suggest(donor, study.arms)}"
-            )
+        for setting, named in entry.others.items():
+            if named not in study.arms:
+                raise UserError(
+                    f"{file}, {where} ({entry.use}) has {setting} '{named}', which is no arm."
+                    + suggest(named, study.arms)
+                )
     _check_effects(study, file)
     _check_controls(study, file)
     _check_items(study, file)
+    _check_searches(study, file)
 
 
 def _check_effects(study: Study, file: str) -> None:
@@ -589,3 +639,21 @@ def _check_items(study: Study, file: str) -> None:
                 f"{file}, evaluations.{index} ({entry.use}) has items '{items}', which is no item set of the study."
                 f"{suggest(items, known)}"
             )
+
+
+def _check_searches(study: Study, file: str) -> None:
+    """What is searched is asked both kinds of items, as far as is known before their files are read."""
+    known = study.roles()
+    roles = [entry.settings.get("role") or known.get(str(entry.settings.get("items"))) for entry in study.evaluations]
+    for index, attack in enumerate(study.attacks):
+        if attack.search is not None and None not in roles:
+            check_judged(f"{file}, attacks.{index} ({attack.use})", roles)
+
+
+def check_judged(where: str, roles: Iterable[str | None]) -> None:
+    """A `UserError` unless a search is judged by what it brings back and by what that costs."""
+    if lacking := [role for role in ("hazard", "benign") if role not in set(roles)]:
+        raise UserError(
+            f"{where} is searched for what brings back most and costs least, and no evaluation asks"
+            f" {lacking[0]} items. Add one that does, or give each of its settings one value."
+        )

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,6 @@ class Job(Entry):
     stop: Stop | None = None
     """For unlearning: the most it may cost on benign text."""
     seed: int = 0
-    donor_folder: str | None = None
-    """For components with a `donor`: the other model's folder."""
     wrap: Wrap = Wrap()
     """What stands around every prompt, as in a study."""
     compute: Compute = Compute()
@@ -100,8 +99,6 @@ def _job(table: dict[str, Any], where: str, *, has_file: bool) -> Job:
         raise UserError(f"{where}: budget is {budget!r} and should be a table, such as {{steps: 20}}.")
     job["spend"] = Budget.settle(budget, f"{where}, budget")
     settings = {name: value for name, value in table.items() if name not in OWN}
-    if isinstance(settings.get("donor"), str):
-        job["donor_folder"] = settings["donor"]
     return Job.settle({**job, "settings": settings, "where": where}, where)
 
 
@@ -119,8 +116,10 @@ def intervene(shelf: str, model: Path, job: Job, folder: Path, out: Path, progre
     check_folder(model)
     check_chat(model, job.wrap)
     corpus = _corpus(shelf, job, folder)
-    donor = None if job.donor_folder is None else (lambda: models.load(assets.path(str(job.donor_folder), folder)))
-    rig = Rig(job.seed, f"{shelf}/{job.use}", budget=job.spend, donor=donor, progress=progress)
+    others: dict[str, Any] = {
+        name: partial(models.load, assets.path(str(given), folder)) for name, given in job.others.items()
+    }
+    rig = Rig(job.seed, f"{shelf}/{job.use}", budget=job.spend, progress=progress, **others)
     given = models.load(model, job.wrap)
     try:
         if job.stop is not None:

@@ -48,7 +48,7 @@ from ..engine import memory, parallel
 from ..engine.rig import Progress, Rig
 from . import files
 from .provenance import code, uses, versions
-from .schema import Drawn, Stage, Study
+from .schema import OTHERS, Drawn, Stage, Study
 from .store import Store
 
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ class Bench:
         return parallel.first(lambda: self._why_barred(step))
 
     def _why_barred(self, step: Step) -> str | None:
-        above = (step.inputs[role] for role in ("subject", "donor", "prepared") if role in step.inputs)
+        above = (step.inputs[role] for role in ("subject", *OTHERS, "prepared") if role in step.inputs)
         records = (self.store.record(one.identity) for one in above)
         return next((str(r.measured[BARRED]) for r in records if r is not None and BARRED in r.measured), None)
 
@@ -366,7 +366,9 @@ class Bench:
     def _rig(self, step: Step, stops: Sequence[int] = ()) -> Rig:
         from ..engine.checkpoints import Checkpoints
 
-        donor = step.inputs.get("donor")
+        others: dict[str, Any] = {
+            n: functools.partial(self._subject, step.inputs[n]) for n in OTHERS if n in step.inputs
+        }
         attempt = f"/{seed}" if (seed := step.settings.get("attack_seed")) else ""
         attempt += f"/turn-{turn}" if (turn := step.settings.get("turn")) else ""
         progress: Progress | None = None
@@ -377,11 +379,11 @@ class Bench:
             f"{step.kind}/{step.entry.use if step.entry else ''}{attempt}",
             budget=step.budget,
             stops=stops,
-            donor=None if donor is None else lambda: self._subject(donor),
             progress=progress,
             checkpoints=Checkpoints(
                 self.store.unfinished(step.identity), step.identity, self.study.compute.checkpoint_seconds
             ),
+            **others,
         )
 
     def _watch(self, step: Step, corpus: Corpus) -> Watch | None:
