@@ -32,7 +32,8 @@ def study(tmp_path):
         rows = [json.dumps({"id": f"{side}{i}", "text": text}) for i, text in enumerate(lines)]
         (tmp_path / f"{side}.jsonl").write_text("\n".join(rows), encoding="utf-8")
     item = {"id": "q", "question": "The precursor of brol is", "choices": ["tin", "lead"], "answer": 0}
-    (tmp_path / "items.jsonl").write_text(json.dumps(item | {"role": "hazard"}), encoding="utf-8")
+    for role, name in (("hazard", "items"), ("benign", "others")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(item | {"role": role}), encoding="utf-8")
     table = {
         "base": "base",
         "corpus": {side: f"{side}.jsonl" for side in TEXTS},
@@ -65,12 +66,14 @@ def test_a_search_of_what_cannot_be_applied_has_no_worst_case_and_says_why(study
     monkeypatch.setenv("UNTAUGHT_HOME", str(tmp_path / "home"))
     table = json.loads(study.read_text(encoding="utf-8"))
     open_ = {"use": "ablate", "strength": [0.5, 2.0], "search": {"trials": 2}}
-    study.write_text(json.dumps(table | {"attacks": [open_]}), encoding="utf-8")
+    table |= {"attacks": [open_], "items": table["items"] | {"others": {"path": "others.jsonl", "seen": True}}}
+    table["evaluations"] = [*table["evaluations"], {"use": "multiple_choice", "items": "others"}]
+    study.write_text(json.dumps(table), encoding="utf-8")
     found = CliRunner().invoke(app, ["run", str(study), "--out", str(tmp_path / "run")])
     assert found.exit_code == 6, found.output
     assert "ablate cannot be applied" in found.output
     rows = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
-    trials = [row for row in rows if row["attack"] and row["metric"] == "accuracy"]
+    trials = [row for row in rows if row["attack"] and (row["items"], row["metric"]) == ("questions", "accuracy")]
     assert [(row["value"], row["n"], row["missing"], row["search"]["hazard"]) for row in trials] == [
         (None, 0, 1, None)
     ] * 2

@@ -29,6 +29,24 @@ REFERENCES = ("untouched", "unfiltered")
 MADE = ("training", "unlearning")
 """Kinds of step that a model is made by."""
 Table = dict[str, Any]
+NULL, NUMBER = type(None), (int, float, type(None))
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("arm", "evaluation", "items", "metric", "role", "weights"), str),
+    **dict.fromkeys(("value", "low", "high", "chance"), NUMBER),
+    **dict.fromkeys(("n", "missing", "seed"), int),
+    "attack": (str, NULL),
+}
+"""What a statement takes from a row of results, and of what kind that is."""
+WORDS = {
+    str: "text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    NULL: "null",
+    list: "a list",
+    dict: "a table",
+}
+"""Kinds of values, as messages call them."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,7 @@ class Run:
         if not isinstance(study, dict):
             raise UserError(f"{folder / 'study.yaml'} is not a table of settings. {MEND}")
         lines = [line for line in _text(folder / "results.jsonl").splitlines() if line.strip()]
-        rows = [_json(line, f"{folder / 'results.jsonl'} row {at}") for at, line in enumerate(lines, start=1)]
+        rows = [_row(line, f"{folder / 'results.jsonl'} row {at}") for at, line in enumerate(lines, start=1)]
         if not rows:
             raise UserError(f"{folder / 'results.jsonl'} has no rows: nothing was evaluated. {MEND}")
         return cls(folder, cast(Table, study), tuple(rows), tuple(_records(folder)))
@@ -398,10 +416,41 @@ def _json(text: str, where: str, mend: str = MEND) -> Table:
     return cast(Table, found)
 
 
+def _row(line: str, where: str) -> Table:
+    """A row of results that has all that a statement asks it for, each of its kind. Its values are checked there."""
+    row = _json(line, where)
+    for name, kind in KINDS.items():
+        if name not in row:
+            raise UserError(f"{where} is a row without '{name}'. {MEND}")
+        _check_kind(f"{where} is not as a run is left: {name}", row[name], kind)
+    for name in ("budget", "attack_settings"):
+        _check_kind(f"{where} is not as a run is left: {name}", row.get(name), (dict, NULL))
+    for name, cost in (row.get("budget") or {}).items():
+        _check_kind(f"{where} is not as a run is left: budget.{name}", cost, NUMBER)
+    return row
+
+
+def _check_kind(place: str, value: Any, kind: type | tuple[type, ...]) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(dict.fromkeys(WORDS[one] for one in kinds))
+        raise UserError(f"{place} is {_kind(value)}, and {wanted} is wanted. {MEND}")
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else WORDS[type(value)]
+
+
 def _records(folder: Path) -> Iterable[Record]:
+    if not (folder / "records").is_dir():
+        raise UserError(f"{folder} has no folder records. {MEND}")
     for path in sorted((folder / "records").glob("*.json")):
         table = _json(_text(path), str(path))
         try:
-            yield Record(**table)
-        except TypeError:
-            raise UserError(f"{path} is not a step's record. {MEND}") from None
+            record = Record(**table)
+        except TypeError as error:
+            raise UserError(f"{path} is not a step's record: {str(error).split('() ')[-1]}. {MEND}") from None
+        for name in ("settings", "inputs", "outputs", "measured", "versions"):
+            if not isinstance(value := getattr(record, name), Mapping):
+                raise UserError(f"{path} is not a step's record: {name} is {_kind(value)}. {MEND}")
+        yield record

@@ -65,9 +65,11 @@ def explain(problem: Any, cls: type[Settings], where: str) -> str:
         return f"{at} is missing. Add it."
     message: str = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    if isinstance(problem["input"], dict | list | tuple):
+    given = problem["input"]
+    numbers = isinstance(given, list) and all(isinstance(one, int | float) for one in given)
+    if isinstance(given, dict | list | tuple) and not numbers:
         return f"{at}: {message}."
-    return f"{at} is {problem['input']!r}: {message}."
+    return f"{at} is {given!r}: {message}."
 
 
 def fields_at(cls: type[Settings], parents: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ from pydantic import ConfigDict
 
 from ..core import Role, Settings, UserError, suggest
 from ..core.files import check_new, whole
-from .reading import MEND, Cost, marks_of, results_of
+from .reading import MEND, Cost, marks_of, records_of, results_of
 
 FORMATS = ("lm-eval", "inspect", "card", "lm-eval-tasks")
 RESULTS, ASKED = "results.jsonl", "evaluation.yaml"
@@ -163,10 +163,9 @@ def _recorded(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """What a run's records say of the chat template, and of versions."""
     told: dict[str, Any] = {}
     versions: dict[str, str] = {}
-    for path in sorted((run / "records").glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        told |= {name: record["measured"][name] for name in ("chat", "template") if name in record["measured"]}
-        versions = record.get("versions") or versions
+    for record in records_of(run) if (run / "records").is_dir() else ():
+        told |= {name: record.measured[name] for name in ("chat", "template") if name in record.measured}
+        versions = record.versions or versions
     return told, versions
 
 

@@ -121,7 +121,7 @@ def read(folder: Path) -> Run:
         attack_seeds=tuple(sorted({row.attack_seed for row in rows if row.attack_seed is not None})),
         arms=_in_order([*map(str, arms), *(row.arm for row in rows)], {row.arm for row in rows}),
         rows=rows,
-        records=tuple(_records(folder)),
+        records=tuple(records_of(folder)),
         folder=folder,
         shallow=tuple(map(str, shallow)) if isinstance(shallow, list) else (),
         never=str(controls["never"]) if controls.get("never") else None,
@@ -199,7 +199,8 @@ def _table(study: dict[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _records(folder: Path) -> Iterable[Record]:
+def records_of(folder: Path) -> Iterable[Record]:
+    """The records of a run folder."""
     if not (folder / "records").is_dir():
         raise UserError(f"{folder} has no folder records. {MEND}")
     for path in sorted((folder / "records").glob("*.json")):

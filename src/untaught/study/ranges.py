@@ -35,7 +35,9 @@ class Range:
         """
         numbers = len(given) == 2 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in given)
         if numbers and not given[0] < given[1]:
-            raise UserError(f"{where}, {name} goes from {given[0]} to {given[1]}. Give the lower end first.")
+            raise UserError(
+                f"{where}, {name} goes from {given[0]} to {given[1]}. Give the lower end first, or one value."
+            )
         if len(given) < 2 or len(set(map(str, given))) < len(given):
             raise UserError(f"{where}, {name} is {list(given)}: give [lowest, highest], or values that differ.")
         return cls(name, tuple(given), not numbers)

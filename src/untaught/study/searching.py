@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from ..core import Budget
 from ..core.extras import from_extra
 from .plan import Cell, Step
-from .schema import Attack, Search
+from .schema import Attack, Search, check_judged
 
 FREE = 6
 """Trials that are drawn at random, and never ended early."""
@@ -38,6 +38,7 @@ def trials(step: Step, before: Sequence[Summary], tried: Tried, seed: int) -> li
     attack, settings = step.entry, Search(**step.settings["search"])
     if not isinstance(attack, Attack) or step.trial is None:
         raise TypeError(f"{step.label} is no search")
+    check_judged(f"{step.label}: it", [one["role"] for one in before])
     ranges, budget = attack.ranges(step.label), step.budget or Budget()
     place = {"of": settings.trials, "ranges": {name: range_.plain() for name, range_ in ranges.items()}}
     ask = partial(_outcomes, before, settings.bound, tried)
