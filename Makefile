@@ -27,7 +27,7 @@ check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-claims: $(READY)  ## Run the slow scientific checks: the default study and the real one, three seeds each (about half an hour)
+claims: $(READY)  ## Run the slow scientific checks: the studies that the claims rest on, two or three seeds each (hours on two cores; what is kept is not run again)
 	$(BIN)/untaught fetch smollm2 elements
 	$(BIN)/python -m pytest tests/claims -m slow
 

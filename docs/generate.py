@@ -488,11 +488,17 @@ def studied(name: str, found: dict[str, Any]) -> list[tuple[Path, str, str]]:
         return [(ATTACKS_PAGE, "held out", held_out), (ATTACKS_PAGE, "seen", seen)]
     if name == "shallow":
         return [(ATTACKS_PAGE, "shallow", attacks_table(found, "hazard_held_out", SHALLOW[name]))]
+    if name == "lasting":
+        return [(REAL_PAGE, name, attacks_table(found, "hazard_held_out"))]
+    if name == "taught":
+        return [(REAL_PAGE, name, taught_table(found))]
     return [(UNLEARNING_PAGE, name, toxicity_table(found) if name == "toxicity" else recovery_table(found))]
 
 
-def attacks_table(found: dict[str, Any], items: str, shallow: tuple[str, ...]) -> str:
-    """What each arm knows of an item set after each attack, and the largest share of the gap on a shallow arm."""
+def attacks_table(found: dict[str, Any], items: str, shallow: tuple[str, ...] = ()) -> str:
+    """What each arm knows of an item set after each attack, and the largest share of the gap on a shallow arm, where
+    there are such arms.
+    """
     rows = [row for row in found["lines"] if row["items"] == items and row["metric"] == "accuracy"]
     arms = [arm for arm in dict.fromkeys(row["arm"] for row in rows) if arm != "on_grid"]  # it is as untouched is
     values: dict[tuple[str | None, int], dict[str, dict[str, Any]]] = {}
@@ -503,9 +509,10 @@ def attacks_table(found: dict[str, Any], items: str, shallow: tuple[str, ...]) -
     for (attack, steps), own in values.items():
         told = [known(own.get(arm, plain[arm]), len(found["seeds"])) for arm in arms]  # it did nothing to its donor
         shares = [back(own[arm], plain[arm], plain["untouched"]) for arm in shallow]
-        works = "" if attack is None else words.percent(max(0.0, *shares))
-        lines.append([f"`{attack}`" if attack else "none", str(steps or ""), *told, works])
-    return ruled(["attack", "steps", *(f"`{arm}`" for arm in arms), "back on a control"], lines)
+        works = [words.percent(max(0.0, *shares)) if attack else ""] if shallow else []
+        lines.append([f"`{attack}`" if attack else "none", str(steps or ""), *told, *works])
+    heads = ["attack", "steps", *(f"`{arm}`" for arm in arms)]
+    return ruled(heads + ["back on a control"] * bool(shallow), lines)
 
 
 SHALLOW = {"attacks": ("lock", "small"), "shallow": ("around", "smallest", "thinnest", "cells")}
@@ -577,6 +584,30 @@ def toxicity_table(found: dict[str, Any]) -> str:
         told = ["" if one is None or one["value"] is None else f"{one['value']:.2f}" for one in values]
         lines.append([str(steps), f"`{arm}`", *told])
     return ruled(["steps of relearning", "arm", *TOXICITY_COLUMNS], lines)
+
+
+TAUGHT_COLUMNS = {
+    "V": ("hazard_held_out", "accuracy_closed_book"),
+    "V after another text": ("hazard_held_out", "accuracy_irrelevant_text"),
+    "V after the text": ("hazard_held_out", "accuracy_with_text"),
+    "T": ("hazard_seen", "accuracy"),
+    "neighbour": ("neighbour", "accuracy"),
+    "benign": ("benign", "accuracy"),
+}
+"""Columns of the table of what was taught to a real model: items, metric."""
+
+
+def taught_table(found: dict[str, Any]) -> str:
+    """What each arm knows, and what it can read, before each attack and after."""
+    places: dict[tuple[str | None, int, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in found["lines"]:
+        if row["attack"] is None or row["steps"] or row["attack"] == "in_context":
+            places.setdefault((row["attack"], row["steps"], row["arm"]), {})[row["items"], row["metric"]] = row
+    lines = []
+    for (attack, steps, arm), cells in places.items():
+        told = [cell(cells.get(place)) for place in TAUGHT_COLUMNS.values()]
+        lines.append([f"`{attack}`" if attack else "none", str(steps or ""), f"`{arm}`", *told])
+    return ruled(["attack", "steps", "arm", *TAUGHT_COLUMNS], lines)
 
 
 def searched(setting: dict[str, Any]) -> dict[str, Any]:

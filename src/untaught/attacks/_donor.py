@@ -32,7 +32,7 @@ def mixed(subject: Subject, rig: Rig, mix: Mix, **others: str) -> Subject:
     return replace(subject, model=model.eval())
 
 
-def _alike(ours: Mapping[str, Tensor], other: Subject, called: str) -> dict[str, Tensor]:
+def _alike(ours: Mapping[str, Tensor], other: Subject, called: str) -> Mapping[str, Tensor]:
     """Another model's parameters, if they are of the same kind."""
     theirs = dict(other.model.named_parameters())
     for name in [*ours, *theirs]:

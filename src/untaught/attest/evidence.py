@@ -425,7 +425,8 @@ def _row(line: str, where: str) -> Table:
         _check_kind(f"{where} is not as a run is left: {name}", row[name], kind)
     for name in ("budget", "attack_settings"):
         _check_kind(f"{where} is not as a run is left: {name}", row.get(name), (dict, NULL))
-    for name, cost in (row.get("budget") or {}).items():
+    budget: Table = row.get("budget") or {}
+    for name, cost in budget.items():
         _check_kind(f"{where} is not as a run is left: budget.{name}", cost, NUMBER)
     return row
 

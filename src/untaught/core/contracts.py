@@ -114,7 +114,7 @@ class Rig(Protocol):
         """The same for code without torch."""
         ...
 
-    def donor(self, setting: Literal["donor", "base"] = "donor") -> Subject:
+    def donor(self, setting: str = "donor") -> Subject:
         """The other arm that the component's setting `donor` names, or its setting `base`."""
         ...
 

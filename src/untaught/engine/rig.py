@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -84,9 +84,9 @@ class Rig:
         """Randomness for one purpose, for numpy."""
         return np.random.default_rng(self.number(purpose))
 
-    def donor(self, setting: Literal["donor", "base"] = "donor") -> Subject:
+    def donor(self, setting: str = "donor") -> Subject:
         """The other arm that the component's setting `donor` names, or its setting `base`."""
-        if (other := self._others[setting]) is None:
+        if (other := self._others.get(setting)) is None:
             raise UserError(
                 f"this component needs a {setting}: name another arm, or a model folder, in its setting '{setting}'."
             )
