@@ -6,8 +6,8 @@ STUDY is a file of studies/. On the lab: `unlearning` (every method at one benig
 (doses, and attackers in the loss), `ideas` (our own attempts to get nearer to the filtered arm), `renewal` (what it
 costs to be as durable), `objectives-knowledge` and `objectives-behaviour` (two objectives on two worlds), `attacks`
 (every attack, with its controls), `shallow` (attacks on defences that are shallow to them). On a real model, of which
-the head of each says what to fetch: `toxicity` and `objectives-elements` (the two objectives again), `lasting` (a longer
-dose under more attacks), `taught` (an invented world, told with and without its hazard). With `--run`, a
+the head of each says what to fetch: `toxicity` and `objectives-elements` (the two objectives again), `lasting` (a
+longer dose under more attacks), `taught` (an invented world, told with and without its hazard). With `--run`, a
 finished run of the one study named is read. Kept in studies.json, by the study's name:
 
     lines    of each arm, measure, attack and number of its steps: mean over seeds with the report's 95% interval
