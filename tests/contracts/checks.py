@@ -221,7 +221,7 @@ def check_the_given_subject_is_untouched(case: Case) -> None:
         given, donor = case.bench.subject(), case.bench.subject(seed=1)
         before, donors = portrait(given), portrait(donor)
         rig = case.rig()
-        rig.donor = lambda donor=donor: donor
+        rig.donor = lambda *_, donor=donor: donor
         component.apply(given, case.bench.corpus(case.shelf), rig)
         _same(before, portrait(given), f"{component!r} changed the subject it was given")
         _same(donors, portrait(donor), f"{component!r} changed its donor")
