@@ -601,8 +601,7 @@ def taught_table(found: dict[str, Any]) -> str:
     """What each arm knows, and what it can read, before each attack and after."""
     places: dict[tuple[str | None, int, str], dict[tuple[str, str], dict[str, Any]]] = {}
     for row in found["lines"]:
-        if row["attack"] is None or row["steps"] or row["attack"] == "in_context":
-            places.setdefault((row["attack"], row["steps"], row["arm"]), {})[row["items"], row["metric"]] = row
+        places.setdefault((row["attack"], row["steps"], row["arm"]), {})[row["items"], row["metric"]] = row
     lines = []
     for (attack, steps, arm), cells in places.items():
         told = [cell(cells.get(place)) for place in TAUGHT_COLUMNS.values()]
